@@ -1,0 +1,54 @@
+"""The package univar_jax. Versions are bounded to what was tried together on Python 3.11."""
+
+from pathlib import Path
+
+from setuptools import setup
+
+HERE = Path(__file__).parent
+
+CORE = [
+    "absl-py~=2.5",
+    "etils[epath]~=1.15",  # paths that may be local or gs://
+    "flax>=0.12.8,<0.13",
+    "google-crc32c~=1.9",  # TFRecord's checksum, in C
+    "huggingface_hub~=2.4",  # encoders by hub id
+    "jax>=0.10.2,<0.11",
+    "jinja2~=3.1",  # the model card and the report
+    "ml_collections~=1.1",  # configs and --config.key=value
+    "numpy>=2.4,<2.5",
+    "optax>=0.2.8,<0.3",
+    "orbax-checkpoint>=0.12.8,<0.13",
+    "pyarrow>=25,<27",  # Parquet, in and out
+    "safetensors~=0.8",
+    "tensorboardX~=2.6",  # TensorBoard events without tensorflow
+    "tensorflow-datasets>=4.9.10,<5",  # its codec and metadata; it needs no tensorflow for those
+    "tokenizers>=0.23,<0.24",
+    "transformers>=5.23,<6",  # the encoders' own config classes
+]
+ANALYZE = ["matplotlib~=3.11", "scikit-learn~=1.9", "scipy~=1.17", "umap-learn~=0.5.12", "numba>=0.68,<0.69"]
+# Only to check an export against PyTorch. 2.13 is what was tried; PyPI's Linux wheel is the CUDA build, so see
+# launch/quickstart.sh for how to get the CPU's.
+TORCH = ["torch>=2.13,<2.14", "sentence-transformers>=6.2,<6.3"]
+
+setup(
+    name="univar_jax",
+    version="0.1.0",
+    description="The values behind an LLM's answers as vectors: UniVaR in JAX",
+    long_description=(HERE / "README.md").read_text("utf-8"),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    python_requires=">=3.11",
+    packages=["univar_jax"],
+    package_data={"univar_jax": ["*.j2", "sample/*", "sample/qa/*"]},
+    install_requires=CORE,
+    extras_require={
+        "analyze": ANALYZE,
+        "torch": TORCH,
+        "quickstart": ANALYZE + TORCH,
+        # Reads every record with builder.as_dataset and plain tf.data in one slow test; nothing else needs it.
+        "tf": ["tensorflow-cpu~=2.21"],
+        "test": [*ANALYZE, *TORCH, "pytest~=9.0", "pytest-xdist~=3.8", "ruff>=0.17,<0.18"],
+        "tpu": ["jax[tpu]>=0.10.2,<0.11"],
+        "cuda": ["jax[cuda12]>=0.10.2,<0.11"],
+    },
+)

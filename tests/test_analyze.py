@@ -1,0 +1,306 @@
+"""One whole report of two encoders over planted sources; then every way a file or an OUT can be wrong."""
+
+import csv
+import json
+import os
+import pathlib
+import re
+import subprocess
+import sys
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from univar_jax import analyze, figures, qa
+from univar_jax.cli import UserError
+
+ROOT = pathlib.Path(__file__).parents[1]
+EVIL = "<script>alert(1)</script>"
+EIGHT = np.arange(8)[:, None]
+FILES = ["distances.csv", "distances.png", "map.png", "metrics.json", "pca.png", "report.html", "scores.png"]
+
+
+def corpus(questions=40, dataset="d", relevant="True", models=("m1", "m2", EVIL), langs=("eng", "zho"), prefix="q"):
+    names = ("model", "lang", "source", "text", "question_id", "dataset", "value_relevant", "split")
+    ids = [f"{prefix}{i}" for i in range(questions)]
+    split = np.where(qa.heldout(ids, 0, 0.3), "heldout", "train").tolist()
+    return [
+        dict(zip(names, (m, lang, f"{m}${lang}", f"Q: {q} A: {m} {lang}", q, dataset, relevant, side), strict=True))
+        for q, side in zip(ids, split, strict=True)
+        for m in models
+        for lang in langs
+    ]
+
+
+def vectors(rows, signal, seed, d=8):
+    """A direction of its own for each source, `signal` long, in noise."""
+    draws = np.random.default_rng(seed)
+    home = {s: draws.normal(size=d) for s in sorted({r["source"] for r in rows})}
+    z_nd = np.array([signal * home[r["source"]] / np.linalg.norm(home[r["source"]]) for r in rows])
+    z_nd += draws.normal(size=z_nd.shape) / np.sqrt(d)
+    return (z_nd / np.linalg.norm(z_nd, axis=1, keepdims=True)).astype(np.float32)
+
+
+def write(file, rows, z_nd, drop=(), **meta):
+    z_nd = np.asarray(z_nd, np.float32)
+    table = {"embedding": pa.FixedSizeListArray.from_arrays(pa.array(z_nd.ravel()), z_nd.shape[1])}
+    table |= {name: [r[name] for r in rows] for name in rows[0] if name not in drop}
+    pq.write_table(pa.table(table, metadata={k: str(v) for k, v in meta.items()}), file)
+    return str(file)
+
+
+RUN = """
+import runpy, sys
+try:
+    runpy.run_module("univar_jax.analyze", run_name="__main__")
+except SystemExit as stop:
+    assert not stop.code, stop.code
+from univar_jax import analyze
+files, out = (a.split("=", 1)[1] for a in sys.argv[1:3])
+analyze.analyze(files.split(","), out + "_again", k=20, seed=3)
+names = {"jax", "jaxlib", "torch", "tensorflow", "keras"}
+print("loaded:", sorted(names & {m.split(".")[0] for m, there in sys.modules.items() if there}), "umap" in sys.modules)
+"""
+
+
+def foreign(file, embedding):
+    pq.write_table(pa.table({"embedding": embedding, "source": ["a$eng"] * len(embedding)}), file)
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """Command line and function on the same files, where tensorflow, torch and keras could be imported."""
+    tmp = tmp_path_factory.mktemp("whole")
+    for name in ("tensorflow", "torch", "keras"):
+        (tmp / "bait" / name).mkdir(parents=True)
+        (tmp / "bait" / name / "__init__.py").touch()
+    values = corpus(25, "one") + corpus(15, "two", prefix="p")
+    control = corpus(12, "lima", "False", prefix="c")
+    tuned = {"encoder": "tuned", "weights": "aa", "step": 7, "holdout": '{"seed": 0, "share": 0.3}'}
+    files = [
+        write(tmp / "a.parquet", values, vectors(values, 4, 0), **tuned),
+        write(tmp / "b.parquet", values + control, vectors(values + control, 0, 1), encoder="before", weights="bb"),
+        write(tmp / "c.parquet", control[:-1], vectors(control[:-1], 0, 2), **tuned),
+    ]
+    arguments = [f"--embeddings={','.join(files)}", f"--out={tmp / 'r'}", "--k=20", "--seed=3"]
+    path = os.pathsep.join([str(tmp / "bait"), str(ROOT)])
+    done = subprocess.run(
+        [sys.executable, "-c", RUN, *arguments], env=os.environ | {"PYTHONPATH": path}, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    return tmp / "r", done.stdout, json.loads((tmp / "r" / "metrics.json").read_text())
+
+
+def test_whole_run_tells_planted_sources_apart(whole):
+    _, _, m = whole
+    assert m["sources"] == 6 and m["chance"] == pytest.approx(1 / 6)
+    assert [e["encoder"] for e in m["encoders"]] == ["tuned", "before"]
+    assert m["knn"] == m["encoders"][0]["knn"] and m["knn"]["k"] == 20
+    assert m["knn"]["acc"] > 0.9 and m["knn"]["acc_ci"][0] > 0.8 and m["knn"]["f1"] > 0.9
+    assert m["knn"]["acc_ci"][0] <= m["knn"]["acc"] <= m["knn"]["acc_ci"][1]
+    assert set(m["linear"]) == {"acc@1", "acc@3", "acc@5", "f1"}
+    assert m["encoders"][1]["knn"]["acc"] < 0.4 and m["control"]["knn"]["acc"] < 0.45
+    (pair,) = m["paired"]
+    assert pair["verdict"] == "above" and pair["against"] == "before" and pair["groups"] == m["groups"]
+    assert pair["difference"] == pytest.approx(m["knn"]["acc"] - m["encoders"][1]["knn"]["acc"])
+
+
+def test_whole_run_counts_what_it_used(whole):
+    _, _, m = whole
+    groups = [f"q{i}" for i in range(25)] + [f"p{i}" for i in range(15)]
+    held = qa.heldout(groups, 0, 0.3).sum()
+    assert (m["groups"], m["n_scored"], m["n"], m["few_clusters"]) == (held, held * 6, 240, True)
+    assert set(m["by_dataset"]) == {"one", "two"} and m["by_dataset"]["one"]["n"] == 150
+    # The joined control file lacks one row that the other encoder has.
+    assert m["rows"] == 240 + 71 and m["control"]["n"] == 71
+    assert any("1 rows of before are not in all files" in note for note in m["notes"])
+
+
+def test_whole_run_writes_every_file_and_equal_bytes_again(whole):
+    out, _, _ = whole
+    again = out.with_name("r_again")
+    assert sorted(p.name for p in again.iterdir()) == FILES
+    for name in FILES:
+        assert (out / name).read_bytes() == (again / name).read_bytes(), name
+    assert not list(out.parent.glob(".*partial"))
+
+
+def test_whole_run_loads_no_framework_and_says_the_figures_on_one_screen(whole):
+    out, screen, m = whole
+    assert "loaded: [] True" in screen  # though all of them could be imported
+    assert f"values    tuned: k-NN {m['knn']['acc']:.3f}" in screen and "few clusters" in screen
+    assert f"report    {out / 'report.html'}" in screen
+    assert "the language alone gives a source away" in screen
+
+
+def test_page_is_self_contained_and_escapes_names(whole):
+    page = (whole[0] / "report.html").read_text()
+    assert EVIL not in page and "&lt;script&gt;" in page and "<script" not in page
+    assert set(re.findall(r'(?:src|href)="([^"]{5})', page)) == {"data:"}
+    assert not re.search(r"https?://|url\(|@import", page)
+    assert page.count("<img") == page.count("alt=") == 4
+    assert "prefers-color-scheme" in page and "width=device-width" in page
+    assert str(whole[0].parent) not in page + (whole[0] / "metrics.json").read_text()
+
+
+def test_distances_are_a_square_with_names(whole):
+    header, *rows = csv.reader((whole[0] / "distances.csv").read_text().splitlines())
+    assert header == ["source", *(r[0] for r in rows)] and len(rows) == 6
+    d_ss = np.array([r[1:] for r in rows], float)
+    assert (d_ss == d_ss.T).all() and (np.diag(d_ss) == 0).all() and d_ss[np.triu_indices(6, 1)].min() > 0
+
+
+@pytest.fixture
+def small(tmp_path):
+    rows = [r | {"split": "heldout" if r["question_id"] == "q3" else "train"} for r in corpus(4, models=("m",))]
+    return rows, write(tmp_path / "e.parquet", rows, vectors(rows, 3, 0))
+
+
+def run(tmp_path, *files, out="r", **settings):
+    analyze.analyze(files, str(tmp_path / out), **settings)
+    return json.loads((tmp_path / out / "metrics.json").read_text())
+
+
+def read(file):
+    return analyze.read(file, pathlib.Path(file).read_bytes(), [])
+
+
+def test_a_foreign_file_is_named_by_its_stem_and_k_is_clipped(small, tmp_path, capsys):
+    m = run(tmp_path, small[1])
+    assert m["encoders"][0]["encoder"] == "e" and m["encoders"][0]["weights"] is None
+    assert m["knn"]["k"] == 6 and "k=50 is more than the 6 rows" in capsys.readouterr().out
+    assert m["control"] is None and m["paired"] == [] and m["knn"]["acc_ci"] is None  # of one group
+    assert "too few for UMAP" in (tmp_path / "r" / "report.html").read_text()
+
+
+def test_one_language_is_scored_the_other_only_drawn(small, tmp_path):
+    m = run(tmp_path, small[1], lang=["eng"])
+    assert m["knn"] is m["linear"] is m["chance"] is None and m["sources"] == 1
+    assert m["source_names"] == ["m$eng", "m$zho"]
+    assert any("fewer than two sources" in note for note in m["notes"])
+    assert "No score: fewer than two sources" in (tmp_path / "r" / "report.html").read_text()
+
+
+def test_control_rows_alone_still_make_a_report(tmp_path):
+    rows = corpus(4, relevant="False", models=("m",))
+    m = run(tmp_path, write(tmp_path / "e.parquet", rows, vectors(rows, 3, 0)))
+    assert m["knn"] is None and m["control"]["n"] == 8 and m["control_rows"] == 8
+
+
+def test_vectors_off_unit_length_are_scaled_and_counted(small, tmp_path):
+    rows, file = small
+    m = run(tmp_path, write(tmp_path / "long.parquet", rows, vectors(rows, 3, 0) * 3))
+    unit = run(tmp_path, file, out="unit")
+    assert "8 of 8 vectors" in m["notes"][0] and m["knn"] == unit["knn"]
+
+
+def test_own_split_keeps_a_question_on_one_side_and_says_so(tmp_path):
+    rows = corpus(60, models=("m",))
+    file = write(tmp_path / "e.parquet", rows, vectors(rows, 1, 0), drop=["split"])
+    encoder, notes = read(file), []
+    groups = encoder.columns["question_id"]
+    fit_n = analyze._fit_side(encoder, groups, 0, notes)
+    assert not set(groups[fit_n]) & set(groups[~fit_n]) and 0.6 < fit_n.mean() < 0.95
+    assert "the encoder may have seen them" in notes[0]
+    assert (analyze._fit_side(encoder, groups, 1, []) != fit_n).any()
+
+
+def test_unseen_rows_follow_the_rule_in_the_metadata(tmp_path):
+    rows = [r | {"split": "unseen", "question_id": [r["question_id"], "other"]} for r in corpus(60)]
+    file = write(tmp_path / "e.parquet", rows, vectors(rows, 1, 0), holdout='{"seed": 5, "share": 0.6}')
+    encoder = read(file)
+    groups = [r["question_id"][0] for r in rows]  # of several questions the first
+    assert encoder.columns["question_id"].tolist() == groups
+    fit_n = analyze._fit_side(encoder, np.array(groups, object), 0, [])
+    np.testing.assert_array_equal(fit_n, ~qa.heldout(groups, 5, 0.6))
+
+
+def test_equal_rows_are_matched_by_their_number(tmp_path):
+    """Encoder b has the rows backwards and one more; each meets its own, repeated texts in their order."""
+    rows = corpus(3, models=("m",), langs=("eng",)) * 2
+    a, b = vectors(rows, 0, 0), vectors(rows, 0, 1)
+    files, notes = [write(tmp_path / "a.parquet", rows, a)], []
+    files.append(write(tmp_path / "b.parquet", [*rows[::-1], rows[0]], np.concatenate([b[::-1], b[:1]])))
+    one, two = analyze._align(analyze._join(files, [pathlib.Path(f).read_bytes() for f in files], notes), notes)
+    np.testing.assert_array_equal(one.z_nd, a)
+    np.testing.assert_array_equal(two.z_nd, b[[3, 4, 5, 0, 1, 2]])
+    assert notes == ["1 rows of b are not in all files: left out."]
+
+
+def test_out_that_is_there(small, tmp_path, capsys):
+    rows, file = small
+    run(tmp_path, file)
+    before = {p: p.stat().st_mtime_ns for p in (tmp_path / "r").iterdir()}
+    run(tmp_path, file)
+    assert "made from the same inputs" in capsys.readouterr().out
+    other = write(tmp_path / "o.parquet", rows, vectors(rows, 3, 9))
+    for changed, settings in ((file, {"k": 3}), (file, {"seed": 1}), (other, {})):
+        with pytest.raises(UserError, match="exists with other content; give another --out or remove it"):
+            run(tmp_path, changed, **settings)
+    assert {p: p.stat().st_mtime_ns for p in (tmp_path / "r").iterdir()} == before
+    (tmp_path / "mine").mkdir()
+    run(tmp_path, file, out="mine")  # an empty folder is free
+    (tmp_path / "mine" / "metrics.json").write_text("{}")
+    for out in ("mine", "e.parquet"):
+        with pytest.raises(UserError, match="exists with other content"):
+            run(tmp_path, file, out=out)
+
+
+def test_a_run_that_is_cut_off_leaves_no_out_and_no_obstacle(small, tmp_path, monkeypatch):
+    files = figures.report
+    with monkeypatch.context() as patch, pytest.raises(TypeError):
+        patch.setattr(figures, "report", lambda *a: files(*a) | {"last": None})  # fails after all others
+        run(tmp_path, small[1])
+    assert not (tmp_path / "r").exists()
+    run(tmp_path, small[1])
+    assert sorted(p.name for p in (tmp_path / "r").iterdir()) == FILES
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (lambda f, rows, z: None, r"no such file; give Parquet"),
+        (lambda f, rows, z: f.write_text("a,b\n"), "not a whole Parquet file"),
+        (lambda f, rows, z: pq.write_table(pa.table({"source": ["a"]}), f), "no column embedding"),
+        (lambda f, rows, z: write(f, rows, z, drop=["source"]), "no column source"),
+        (lambda f, rows, z: write(f, rows, z * np.where(EIGHT == 2, np.nan, 1)), r"row 3: .*finite \(1 of 8"),
+        (lambda f, rows, z: write(f, rows, z * ((EIGHT < 4) | (EIGHT > 5))), r"row 5: .*zero.* \(2 of 8 rows\)"),
+        (lambda f, rows, z: foreign(f, [[1.0], [1.0, 2.0]]), "one vector length"),
+        (lambda f, rows, z: foreign(f, [[1.0], None]), "one vector length"),
+        (lambda f, rows, z: foreign(f, ["x"]), "embedding is string"),
+        (lambda f, rows, z: pq.write_table(pq.read_table(write(f, rows, z)).slice(0, 0), f), "0 rows"),
+        (lambda f, rows, z: write(f, [r | {"source": ""} for r in rows], z), "row 1: source is empty"),
+        (lambda f, rows, z: write(f, [r | {"split": "test"} for r in rows], z), "split holds 'test'; use train"),
+        (lambda f, rows, z: write(f, rows, z, holdout="{"), "holdout is '{'"),
+    ],
+)
+def test_a_bad_file_is_told_in_one_line(small, tmp_path, change, says):
+    file = tmp_path / "bad.parquet"
+    change(file, small[0], vectors(small[0], 3, 0))
+    with pytest.raises(UserError, match=says):
+        run(tmp_path, str(file))
+    assert not (tmp_path / "r").exists()
+
+
+def test_files_that_do_not_go_together(small, tmp_path):
+    rows, file = small
+    wide = write(tmp_path / "wide.parquet", rows, vectors(rows, 3, 0, d=9), weights="w")
+    narrow = write(tmp_path / "narrow.parquet", rows, vectors(rows, 3, 0), weights="w")
+    with pytest.raises(UserError, match=r"narrow.parquet: vectors of 8 numbers, 9 in .*wide.parquet"):
+        run(tmp_path, wide, narrow)
+    other = write(tmp_path / "s.parquet", [r | {"text": "other"} for r in rows], vectors(rows, 3, 0))
+    with pytest.raises(UserError, match=r"no row \(source, text\) is in all 2 encoders"):
+        run(tmp_path, file, other)
+    with pytest.raises(UserError, match="2 files, 1 different"):
+        run(tmp_path, file, file)
+    with pytest.raises(UserError, match=r"--lang=xxx: no row of that language; there are eng, zho"):
+        run(tmp_path, file, lang=["xxx"])
+
+
+def test_the_command_line_tells_a_mistake_in_one_line(tmp_path):
+    command = [sys.executable, "-m", "univar_jax.analyze", f"--embeddings={tmp_path}/no.parquet", "--out=x"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 2 and done.stdout == ""
+    assert done.stderr == f"error: {tmp_path}/no.parquet: no such file; give Parquet files that embed wrote\n"

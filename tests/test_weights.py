@@ -1,0 +1,131 @@
+"""weights: one table, both directions, the same bytes; what does not fit is named with both shapes."""
+
+import json
+
+import numpy as np
+import pytest
+import safetensors.numpy
+
+from univar_jax import encoder, models, weights
+from univar_jax.cli import UserError
+
+SIZES = {"vocab_size": 90, "hidden_size": 16, "num_hidden_layers": 3, "num_attention_heads": 2, "intermediate_size": 24}
+
+
+def random_folder(folder, kind):
+    """A folder with small random weights; what `encoder` wants is what `weights` writes."""
+    (folder / "config.json").write_text(json.dumps(SIZES | {"model_type": kind}))
+    config = models.read_config(folder)
+    rng = np.random.default_rng(0)
+    shapes = encoder.abstract_params(config)
+    params = {k: draw(v, rng) for k, v in shapes.items()}
+    carried = {"pooler.dense.bias": np.arange(16, dtype=np.float32)} if kind == "bert" else {}
+    weights.save(params, config, carried, folder / "model.safetensors")
+    return config, params
+
+
+def draw(tree, rng):
+    if isinstance(tree, dict):
+        return {k: draw(v, rng) for k, v in tree.items()}
+    return rng.normal(size=tree.shape).astype(np.float32)
+
+
+@pytest.fixture(params=["bert", "nomic_bert"])
+def folder(request, tmp_path):
+    random_folder(tmp_path, request.param)
+    return tmp_path
+
+
+def rewrite(folder, change):
+    path = folder / "model.safetensors"
+    tensors = safetensors.numpy.load_file(path)
+    path.write_bytes(safetensors.numpy.save(change(tensors)))
+
+
+@pytest.mark.parametrize("kind", ["bert", "nomic_bert"])
+def test_there_and_back(tmp_path, kind):
+    config, params = random_folder(tmp_path, kind)
+    loaded = weights.load(tmp_path, config)
+    flat, again = weights.flatten(params), weights.flatten(loaded)
+    assert flat.keys() == again.keys()
+    assert all(np.array_equal(flat[k], again[k]) for k in flat)
+    assert weights.digest(params) == weights.digest(loaded)
+    before = (tmp_path / "model.safetensors").read_bytes()
+    weights.save(loaded, config, weights.carried(tmp_path), tmp_path / "model.safetensors")
+    assert (tmp_path / "model.safetensors").read_bytes() == before
+
+
+def test_minilm_comes_back_as_the_published_bytes(tmp_path):
+    folder = models.folder("minilm")
+    config = models.read_config(folder)
+    carried = weights.carried(folder)
+    assert set(carried) == {"embeddings.position_ids", "pooler.dense.weight", "pooler.dense.bias"}
+    weights.save(weights.load(folder, config), config, carried, tmp_path / "model.safetensors")
+    assert (tmp_path / "model.safetensors").read_bytes() == (folder / "model.safetensors").read_bytes()
+
+
+def test_digest_sees_value_shape_and_name():
+    x = np.ones((2, 3), np.float32)
+    digests = [{"a": {"b": x}}, {"a": {"b": x + 1e-7}}, {"a": {"b": x.T}}, {"a": {"c": x}}]
+    assert len({weights.digest(d) for d in digests}) == 4
+    assert weights.digest({"a": x, "b": x * 2}) == weights.digest({"b": x * 2, "a": x})
+
+
+@pytest.mark.parametrize("prefix", ["bert.", "model."])
+def test_prefix_and_old_norm_names(folder, prefix):
+    config = models.read_config(folder)
+    plain = weights.digest(weights.load(folder, config))
+
+    def old(name):
+        return prefix + name.replace("LayerNorm.weight", "LayerNorm.gamma").replace("LayerNorm.bias", "LayerNorm.beta")
+
+    rewrite(folder, lambda tensors: {old(k): v for k, v in tensors.items()})
+    assert weights.digest(weights.load(folder, config)) == plain
+
+
+def test_parts_and_short_types(folder):
+    config = models.read_config(folder)
+    whole = weights.flatten(weights.load(folder, config))
+    tensors = safetensors.numpy.load_file(folder / "model.safetensors")
+    names = sorted(tensors)
+    index = {}
+    for part, chosen in enumerate((names[::2], names[1::2])):
+        safetensors.numpy.save_file({k: tensors[k].astype(np.float16) for k in chosen}, folder / f"{part}.safetensors")
+        index |= dict.fromkeys(chosen, f"{part}.safetensors")
+    (folder / "model.safetensors").unlink()
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": index}))
+    halves = weights.flatten(weights.load(folder, config))
+    assert all(np.array_equal(halves[k], whole[k].astype(np.float16).astype(np.float32)) for k in whole)
+
+
+def test_bfloat16_is_the_upper_half_of_float32():
+    x = np.array([1.0, -2.5, 3.140625], np.float32)
+    entry = {"dtype": "BF16", "shape": [3], "data": (x.view("<u4") >> 16).astype("<u2").tobytes()}
+    assert np.array_equal(weights._array("folder", "name", entry), x)
+
+
+def test_what_does_not_fit_is_named(folder):
+    config = models.read_config(folder)
+    name = "embeddings.word_embeddings.weight"
+    path = folder / "model.safetensors"
+    good = path.read_bytes()
+    rewrite(folder, lambda tensors: tensors | {name: tensors[name][:, :8]})
+    with pytest.raises(UserError, match=rf"{name} has shape \(90, 8\), config.json says \(90, 16\)"):
+        weights.load(folder, config)
+    path.write_bytes(good)
+    rewrite(folder, lambda tensors: {k: v for k, v in tensors.items() if k != name})
+    with pytest.raises(UserError, match=f"{name} is missing"):
+        weights.load(folder, config)
+    path.write_bytes(good)
+    rewrite(folder, lambda tensors: tensors | {"adapter.weight": np.ones(3, np.float32)})
+    with pytest.raises(UserError, match=r"1 weights are left over.*adapter\.weight"):
+        weights.load(folder, config)
+    path.write_bytes(good[:1000])
+    with pytest.raises(UserError, match="cannot be read"):
+        weights.load(folder, config)
+
+
+def test_pickled_weights_are_refused(folder):
+    (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
+    with pytest.raises(UserError, match=r"pickled weights .* not read: save the model once more"):
+        weights.load(folder, models.read_config(folder))

@@ -1,0 +1,72 @@
+"""The one way a stage starts: absl flags in, one line and exit code 2 for a user's mistake."""
+
+import errno
+import sys
+from collections.abc import Callable
+
+from absl import app, flags, logging
+
+# What the system refuses and the user can mend; any other OSError is a fault of ours.
+_USERS_ERRNO = (errno.EACCES, errno.EPERM, errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.ENOTDIR)
+
+
+class UserError(Exception):
+    """A mistake that the user can mend; its text is the one line they see: what, where, number, cure."""
+
+
+def run(stage: Callable[[flags.FlagValues], int | None]) -> None:
+    """Parses the command line, runs `stage` with its flags and exits the process.
+
+    Exit code 0: the job was done (or help was asked for); 2: a user's mistake, told in one line on stderr;
+    anything else: what `stage` returned, or 1 with a traceback for a fault of ours.
+
+    Args:
+      stage: takes the parsed flags, returns the exit code (None is 0).
+    """
+
+    def parse(argv: list[str]) -> list[str]:
+        try:
+            rest = flags.FLAGS(argv)
+            if len(rest) > 1:
+                raise UserError(f"{rest[1]!r} is not a flag; every input is given as --flag=value (see --help)")
+            return rest
+        except (flags.Error, UserError) as error:
+            _exit(error)
+        except AttributeError as error:  # config_flags' way to say that a --config.KEY does not exist
+            _exit(UserError(f"unknown config key: {_unquote(error)}"))
+
+    def main(_: list[str]) -> int | None:
+        if not flags.FLAGS["verbosity"].present:
+            logging.set_verbosity(logging.WARNING)  # Orbax tells each file it writes
+        try:
+            return stage(flags.FLAGS)
+        except UserError as error:
+            _exit(error)
+        except OSError as error:
+            if error.errno not in _USERS_ERRNO:
+                raise
+            _exit(UserError(f"{error.filename or 'a file'}: {error.strerror}; mend that and run again"))
+
+    try:
+        app.run(main, flags_parser=parse)
+    except SystemExit as stop:
+        # absl ends --help with 1; the job was to help, and it was done.
+        asked_help = any(a.lstrip("-") in ("help", "helpshort", "helpfull") for a in sys.argv[1:])
+        raise SystemExit(0 if stop.code == 1 and asked_help else stop.code) from None
+
+
+def require(values: flags.FlagValues, *names: str) -> None:
+    """Raises UserError naming the flags among `names` that were not given."""
+    missing = [f"--{name}" for name in names if not values[name].value]
+    if missing:
+        raise UserError(f"{', '.join(missing)} is missing; --help explains each flag")
+
+
+def _exit(error: Exception) -> None:
+    print("error: " + " ".join(str(error).split()), file=sys.stderr, flush=True)
+    raise SystemExit(2)
+
+
+def _unquote(error: AttributeError) -> str:
+    """ml_collections nests the key's repr and its 'Did you mean' in one another; keep the words."""
+    return str(error).replace("\\n", " ").replace("\\'", "'").strip("'\"")

@@ -1,0 +1,169 @@
+"""A run's configuration: flat plain values, the paper's as defaults, checked before anything starts."""
+
+import difflib
+import hashlib
+import json
+
+from ml_collections import ConfigDict
+
+from univar_jax.cli import UserError
+
+
+def defaults() -> ConfigDict:
+    """Every key with the paper's value for λ = 1 (arXiv 2404.07900 and its training code)."""
+    config = ConfigDict()
+    # The draws of views, of the held-out questions and of nothing else.
+    config.seed = 42
+
+    # -- the pairs -------------------------------------------------------------------------------------------
+    # Pairs of views in one step of the whole world, not of a device: each anchor meets pairs - 1 negatives.
+    config.pairs = 64
+    # λ: a view holds uniform 1..max_qas QAs of its source.
+    config.max_qas = 1
+    # Cap of a view in tokens, [CLS] and [SEP] included; at most the encoder's positions.
+    config.max_tokens = 256
+    # Tokens of a packed row; 0 = max_tokens. Longer rows fill better where a step has few of them.
+    config.row_tokens = 0
+    # prepare writes epochs × (number of training QAs) pairs, fresh ones each epoch.
+    config.epochs = 3
+    # Training steps; 0 = all records.
+    config.steps = 0
+    # Whether the two views of a pair may not share a QA; the paper's may.
+    config.disjoint_views = False
+    # Share of question groups that never enter a training pair.
+    config.holdout = 0.2
+
+    # -- the loss --------------------------------------------------------------------------------------------
+    # False: only anchor → key, as the paper's code; True: the mean of both directions.
+    config.symmetric = False
+    # Other pairs of the anchor's own source as negatives: keep (the paper) or mask.
+    config.same_source = "keep"
+    # 1 / temperature, and whether it is learnt.
+    config.scale = 50.0
+    config.learn_scale = False
+    # How the loss over the global batch is computed.
+    config.spread = "dense"
+    # Sizes of the leading parts of the vector that are trained too; () = only the whole.
+    config.matryoshka_dims = ()
+
+    # -- the encoder -----------------------------------------------------------------------------------------
+    # Which attention runs.
+    config.kernel = "xla"
+    # Rows that are encoded at a time; 0 = all at once.
+    config.rows_per_chunk = 0
+    # What the backward pass computes again instead of keeping: none or full (every layer).
+    config.remat = "none"
+    # float32 or bfloat16: the type of the matrix products; parameters and sums stay float32.
+    config.matmul_dtype = "float32"
+
+    # -- the optimiser (AdamW, betas .9 and .999) ------------------------------------------------------------
+    config.lr = 2e-4
+    # Linear rise, then lr · sqrt(warmup_steps / step).
+    config.warmup_steps = 700
+    # Not on vectors, biases and the scale.
+    config.weight_decay = 0.01
+    # Largest global norm of the gradient.
+    config.clip_norm = 1.0
+
+    # -- the machine -----------------------------------------------------------------------------------------
+    # Mesh: batch over both axes, parameters over fsdp; mesh_data = 0: all devices that fsdp leaves.
+    config.mesh_data = 0
+    config.mesh_fsdp = 1
+
+    # -- the run's records -----------------------------------------------------------------------------------
+    config.save_every_steps = 2500
+    config.save_every_minutes = 10.0
+    # Newest checkpoints that stay.
+    config.keep = 3
+    config.log_every_steps = 10
+    # k-NN by source on held-out questions; 0 = only at the end.
+    config.eval_every_steps = 500
+    return config
+
+
+_CHOICES = {
+    "same_source": ("keep", "mask"),
+    "spread": ("dense",),
+    "kernel": ("xla",),
+    "remat": ("none", "full"),
+    "matmul_dtype": ("float32", "bfloat16"),
+}
+_AT_LEAST = {
+    "pairs": 2,
+    "max_qas": 1,
+    "max_tokens": 8,
+    "epochs": 1,
+    "mesh_fsdp": 1,
+    "keep": 1,
+    "log_every_steps": 1,
+}
+_POSITIVE = ("scale", "lr", "clip_norm")
+
+# What decides the records; train takes only data that was prepared with the same values of these.
+PREPARE_KEYS = ("seed", "max_qas", "max_tokens", "epochs", "disjoint_views", "holdout")
+
+# What may change when a run goes on: where and how fast it computes and what it writes, never what it learns.
+MACHINE_KEYS = (
+    *("spread", "kernel", "rows_per_chunk", "remat", "mesh_data", "mesh_fsdp"),
+    *("save_every_steps", "save_every_minutes", "keep", "log_every_steps", "eval_every_steps"),
+)
+
+
+def complete(config: ConfigDict | None) -> ConfigDict:
+    """The user's config over the defaults, every value checked.
+
+    Args:
+      config: what --config gave; None where the flag was left out.
+
+    Returns:
+      A locked ConfigDict that has exactly the keys of `defaults`.
+
+    Raises:
+      UserError: no config or no such file; an unknown key (with near spellings); a value out of its range.
+    """
+    if config is None:
+        raise UserError("--config is missing; give a file, for example --config=configs/lambda1.py")
+    try:
+        given = dict(config.items())
+    except (OSError, AttributeError) as error:
+        why = str(error).strip().splitlines()[-1].strip()
+        raise UserError(f"--config: {why}; give a Python file whose get_config() returns a ConfigDict") from error
+    full = defaults()
+    for key, value in given.items():
+        if key not in full:
+            near = difflib.get_close_matches(key, full.keys())
+            raise UserError(f"unknown config key {key!r}; near: {', '.join(near) or 'none'}")
+        try:
+            full[key] = value
+        except TypeError as error:
+            raise UserError(f"config.{key}={value!r} should be a {type(full[key]).__name__}") from error
+    _check(full)
+    return full.lock()
+
+
+def _check(config: ConfigDict) -> None:
+    for key, choices in _CHOICES.items():
+        if config[key] not in choices:
+            raise UserError(f"config.{key}={config[key]!r} is not one of {', '.join(choices)}")
+    for key, value in config.items():
+        least = _AT_LEAST.get(key, 0)
+        if isinstance(value, int | float) and not least <= value < float("inf"):
+            raise UserError(f"config.{key}={value} must be at least {least}")
+    for key in _POSITIVE:
+        if not config[key] > 0:
+            raise UserError(f"config.{key}={config[key]} must be above 0")
+    if config.holdout >= 1:
+        raise UserError(f"config.holdout={config.holdout} is a share of the questions and must be below 1")
+    if config.row_tokens and config.row_tokens < config.max_tokens:
+        raise UserError(
+            f"config.row_tokens={config.row_tokens} is shorter than a view may be "
+            f"(max_tokens={config.max_tokens}); use 0 or at least {config.max_tokens}"
+        )
+    for key, only in (("matryoshka_dims", ()), ("rows_per_chunk", 0)):
+        if config[key] != only:
+            raise UserError(f"config.{key}={config[key]} is not in this version; leave it {only}")
+
+
+def digest(values: object) -> str:
+    """sha256 of plain values written as JSON with sorted keys; 64 hex digits."""
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()

@@ -1,0 +1,251 @@
+"""QA files → one unit vector a view, in a Parquet file that needs none of this to read."""
+
+import dataclasses
+import itertools
+import json
+import os
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import jax
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from absl import flags
+from etils import epath
+from flax import nnx
+from jax.sharding import Mesh
+
+from univar_jax import __version__, batches, cli, encoder, mesh, models, qa, runs, shards, tokens, weights
+from univar_jax import config as configs
+from univar_jax.cli import UserError
+
+# Slots of a batch: enough to keep a device busy, few enough for a laptop's memory.
+_SLOTS = 4096
+# Shortest row, and most views in one: short views share a row, longer ones get rows of twice the tokens.
+_ROW, _SEGMENTS = 256, 32
+# The rule for an encoder that no run of ours trained: it has seen nothing, so any split of questions is fair.
+_NO_RUN = {"seed": 0, "share": 0.2, "corpora": []}
+
+
+@dataclasses.dataclass(frozen=True)
+class Model:
+    """An encoder with its weights and what is known of its training.
+
+    Attributes:
+      name: as the reports show it.
+      folder: tokenizer and config.
+      params: nested dict of float32 arrays.
+      holdout: {"seed", "share", "corpora"} of the run that trained it.
+      step: its finished steps; None for an encoder that no run of ours trained.
+      config_hash: of that run's config, or "".
+    """
+
+    name: str
+    folder: epath.Path
+    params: dict
+    holdout: dict
+    step: int | None = None
+    config_hash: str = ""
+
+
+def open_model(model: str) -> Model:
+    """MODEL_OR_RUN: the newest checkpoint of a run, an export of one, or any encoder."""
+    name = model if model == "minilm" else Path(model).name
+    if runs.is_run(model):
+        run = runs.read(model)
+        rule = run.manifest["holdout"]
+        return Model(name, run.encoder_folder, run.params, rule, run.step, configs.digest(run.config))
+    folder = models.folder(model)
+    params = weights.load(folder, models.read_config(folder))
+    facts = folder / "univar.json"
+    if not facts.exists():
+        return Model(name, folder, params, _NO_RUN)
+    known = json.loads(facts.read_text("utf-8"))
+    return Model(name, folder, params, known["holdout"], known["step"], known["config_hash"])
+
+
+def embedder(graph: nnx.GraphDef, devices: Mesh) -> Callable[[dict, Sequence[np.ndarray]], np.ndarray]:
+    """A function (params, token ids of n views) → z_nd, float32, unit norm, in the views' order."""
+    rows = mesh.rows(devices)
+    encode = jax.jit(
+        lambda params, *rows_rt: encoder.apply(graph, params, *rows_rt, segments=_SEGMENTS),
+        out_shardings=mesh.whole(devices),
+    )
+
+    def embed(params: dict, ids: Sequence[np.ndarray]) -> np.ndarray:
+        order, parts = [], []
+        for here, (*rows_rt, place_v) in _packed(ids, devices.size):
+            z_rsd = np.asarray(encode(params, *jax.device_put(rows_rt, rows)))
+            order.append(here)
+            parts.append(z_rsd.reshape(-1, z_rsd.shape[-1])[place_v])
+        z_nd = np.concatenate(parts)
+        z_nd[np.concatenate(order)] = z_nd.copy()
+        return z_nd
+
+    return embed
+
+
+def _packed(ids: Sequence[np.ndarray], devices: int) -> Iterator[tuple[np.ndarray, tuple]]:
+    """Batches of rows with the numbers of the views in them; a handful of shapes serves all lengths."""
+    width_n = np.array([max(_ROW, 1 << (len(x) - 1).bit_length()) for x in ids])
+    for width in np.unique(width_n).tolist():
+        members = np.flatnonzero(width_n == width)
+        rows = batches.pack([len(ids[m]) for m in members], width, _SEGMENTS)
+        count = max(1, _SLOTS // width)
+        form = batches.Shape(count + -count % devices, width, _SEGMENTS)
+        for i in range(0, len(rows), form.rows):
+            group = rows[i : i + form.rows]
+            here = members[np.concatenate(group)]
+            bounds = np.cumsum([0] + [len(row) for row in group])
+            laid = [range(a, b) for a, b in itertools.pairwise(bounds)]
+            yield here, batches.lay([ids[v] for v in here], laid, form)
+
+
+def embed(model: str, qa_paths: str, out: str, *, qas_per_view: int = 1, max_tokens: int = 0, seed: int = 0) -> None:
+    """Writes EMB.parquet.
+
+    Args:
+      model: MODEL or RUN.
+      qa_paths: the QA files, as qa.read takes them.
+      out: the file to write.
+      qas_per_view: QAs of a view; above 1 they are random handfuls of a source's QAs on one side of the split.
+      max_tokens: cap of a view; 0 = the encoder's positions.
+      seed: of the handfuls.
+
+    Raises:
+      UserError: for what the user can mend; nothing is written then.
+    """
+    began, loaded = time.monotonic(), open_model(model)
+    config = models.read_config(loaded.folder)
+    cap = max_tokens or config.positions
+    if cap > config.positions:
+        raise UserError(f"--max_tokens={cap} is more than the {config.positions} positions of --model={model}")
+    answers = qa.read(qa_paths)
+    digest = weights.digest(loaded.params)
+    facts = {"files": answers.files, "weights": digest, "per_view": qas_per_view, "cap": cap, "seed": seed}
+    inputs = configs.digest(facts | {"holdout": loaded.holdout})
+    path = Path(out).expanduser()
+    if _finished(path, inputs):
+        return
+    columns = _columns(answers, loaded.holdout)
+    views = [[i] for i in range(len(answers))]
+    if qas_per_view > 1:
+        views = _handfuls(answers, columns["split"], loaded.holdout, qas_per_view, seed)
+    tokenizer = models.tokenizer(loaded.folder)
+    texts = [qa.text(q, a) for q, a in zip(answers.columns["question"], answers.columns["answer"], strict=True)]
+    spelt = tokens.tokenize(tokenizer, texts)
+    made = [spelt.view(view, cap) for view in views]
+    kept = [view[: max(1, size)] for view, (_, size) in zip(views, made, strict=True)]
+    print(
+        f"{len(answers):,} answers, {answers.dropped:,} empty ones dropped; {len(views):,} views, "
+        f"{sum(size == 0 for _, size in made):,} cut to {cap} tokens, "
+        f"{sum(map(len, views)) - sum(map(len, kept)):,} QAs dropped to fit",
+        flush=True,
+    )
+    devices = mesh.make(0, 1)
+    z_nd = embedder(encoder.build(config), devices)(loaded.params, [ids for ids, _ in made])
+    about = {
+        "encoder": loaded.name,
+        "weights": digest,
+        "step": "" if loaded.step is None else str(loaded.step),
+        "config_hash": loaded.config_hash,
+        "holdout": json.dumps(loaded.holdout, sort_keys=True),
+        "qas_per_view": str(qas_per_view),
+        "version": __version__,
+        "inputs": inputs,
+    }
+    _write(path, _table(z_nd, kept, texts, columns, qas_per_view).replace_schema_metadata(about))
+    print(f"wrote {path}: {len(z_nd):,} vectors of {z_nd.shape[1]} in {time.monotonic() - began:.1f} s", flush=True)
+
+
+def _columns(answers: qa.Answers, holdout: dict) -> dict[str, list[str]]:
+    """Everything but the texts, with each QA's source and split."""
+    columns = {k: v for k, v in answers.columns.items() if k not in ("question", "answer", "text", "split")}
+    held = qa.heldout(qa.groups(answers.columns), holdout["seed"], holdout["share"])
+    corpora = columns.get("dataset") or [""] * len(answers)
+    sides = [
+        ("heldout" if h else "train") if c in holdout["corpora"] else "unseen"
+        for h, c in zip(held, corpora, strict=True)
+    ]
+    return columns | {"source": qa.sources(answers), "split": sides}
+
+
+def _handfuls(answers: qa.Answers, split: list[str], holdout: dict, size: int, seed: int) -> list[list[int]]:
+    """Each QA once, in random handfuls that mix no source, corpus, control or side of the rule.
+
+    The side counts for `unseen` rows too, so that whoever splits them later by that rule splits no view.
+    """
+    held = qa.heldout(qa.groups(answers.columns), holdout["seed"], holdout["share"])
+    keys = [
+        qa.sources(answers),
+        answers.columns.get("dataset") or [""] * len(answers),
+        qa.value_relevant(answers).tolist(),
+        split,
+        held.tolist(),
+    ]
+    buckets: dict[tuple, list[int]] = {}
+    for i, key in enumerate(zip(*keys, strict=True)):
+        buckets.setdefault(key, []).append(i)
+    views = []
+    for number, members in enumerate(buckets.values()):
+        words = np.random.Philox(key=[seed, number]).random_raw(len(members))
+        shuffled = [members[i] for i in np.argsort(words, kind="stable")]
+        views += [shuffled[i : i + size] for i in range(0, len(shuffled), size)]
+    return views
+
+
+def _table(
+    z_nd: np.ndarray, views: list[list[int]], texts: list[str], columns: dict[str, list[str]], qas_per_view: int
+) -> pa.Table:
+    """One row a view; a column whose value the QAs of a view do not share is empty there."""
+    flat = pa.array(np.ascontiguousarray(z_nd, np.float32).ravel())
+    table: dict[str, object] = {
+        "embedding": pa.FixedSizeListArray.from_arrays(flat, z_nd.shape[1]),
+        "text": ["\n".join(texts[i] for i in view) for view in views],
+    }
+    for name, values in columns.items():
+        if qas_per_view > 1 and name in ("question_id", "group_id"):
+            table[name] = [[values[i] for i in view] for view in views]
+        else:
+            shared = [{values[i] for i in view} for view in views]
+            table[name] = [s.pop() if len(s) == 1 else "" for s in shared]
+    return pa.table(table)
+
+
+def _finished(path: Path, inputs: str) -> bool:
+    if not path.exists():
+        return False
+    try:
+        there = (pq.read_schema(path).metadata or {}).get(b"inputs", b"").decode()
+    except pa.ArrowException:
+        there = ""
+    if there != inputs:
+        raise UserError(f"--out={path} exists and was made from other inputs; give another --out or remove it")
+    print(f"{path} is finished and the same", flush=True)
+    return True
+
+
+def _write(path: Path, table: pa.Table) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with open(path.with_name(f".{path.name}.{os.getpid()}.tmp"), "wb") as file:
+        pq.write_table(table, file, compression="zstd")
+        shards.commit(file, path)
+
+
+if __name__ == "__main__":
+    flags.DEFINE_string(
+        "model", None, "The encoder: a run's folder, an export, a Hugging Face folder, a hub id or minilm."
+    )
+    flags.DEFINE_string("qa", None, "QA files: comma-separated files, folders and globs.")
+    flags.DEFINE_string("out", None, "The Parquet file to write.")
+    flags.DEFINE_integer("qas_per_view", 1, "QAs of a view.", lower_bound=1)
+    flags.DEFINE_integer("max_tokens", 0, "Cap of a view in tokens; 0 = the encoder's positions.", lower_bound=0)
+    flags.DEFINE_integer("seed", 0, "Of the handfuls where a view has several QAs.", lower_bound=0)
+
+    def _main(f: flags.FlagValues) -> None:
+        cli.require(f, "model", "qa", "out")
+        embed(f.model, f.qa, f.out, qas_per_view=f.qas_per_view, max_tokens=f.max_tokens, seed=f.seed)
+
+    cli.run(_main)

@@ -1,0 +1,255 @@
+"""A checkpoint → a sentence-transformers folder, checked in torch against jax before it gets its name."""
+
+import csv
+import importlib.util
+import json
+import os
+import re
+import tempfile
+from importlib import resources
+from pathlib import Path
+
+import jax
+import jinja2
+import numpy as np
+from etils import epath
+
+import univar_jax
+from univar_jax import cli, encoder, models, weights
+from univar_jax import config as univar_config
+from univar_jax.cli import UserError
+
+# Largest difference of a coordinate of unit vectors, float32: measured 1e-7 to 4e-7, a wrong word is above 1e-3.
+PARITY_LIMIT = 1e-5
+_TEXTS = 32
+_UNCHECKED = "not checked: pip install 'univar_jax[torch]'"
+_COPIED = ("special_tokens_map.json", "vocab.txt", "vocab.json", "merges.txt", "added_tokens.json")
+
+
+def export(workdir: str, out: str, step: int | None) -> int:
+    """The stage: reads a run, writes the folder, prints what it did.
+
+    Args:
+      workdir: the run.
+      out: the folder to make; one that is the same already is left alone.
+      step: which checkpoint; None is the last.
+
+    Returns:
+      0.
+    """
+    from univar_jax import runs  # orbax takes seconds; export_params does without it
+
+    run = runs.read(workdir, step)
+    facts = {
+        "encoder": run.manifest["encoder"]["model"],
+        "fingerprint": run.manifest["fingerprint"],
+        "holdout": run.manifest["holdout"],
+        "config": run.config,
+        "step": run.step,
+        "metrics": run.metrics,
+    }
+    export_params(run.params, run.encoder_folder, out, facts)
+    return 0
+
+
+def export_params(params: dict, encoder_folder: epath.Path, out: str, facts: dict) -> None:
+    """Writes parameters as a sentence-transformers folder that plain transformers and this package load too.
+
+    Args:
+      params: nested dict of arrays, as `weights.load` gives.
+      encoder_folder: the base encoder: config, tokenizer and untrained tensors come from there.
+      out: the folder to make, local or remote.
+      facts: encoder (the word MODEL), fingerprint, holdout {seed, share, corpora}, config, step, metrics (lines
+        of metrics.jsonl; may be empty).
+
+    Raises:
+      UserError: out is there and holds something else; torch and jax differ by more than PARITY_LIMIT.
+    """
+    univar = {
+        "version": univar_jax.__version__,
+        "encoder": _shown(facts["encoder"]),
+        "config": facts["config"],
+        "config_hash": univar_config.digest(facts["config"]),
+        "step": facts["step"],
+        "holdout": facts["holdout"],
+        "fingerprint": facts["fingerprint"],
+        "weights": weights.digest(params),
+    }
+    if _is_there(epath.Path(out), univar):
+        print(f"{out} is there and the same (step {univar['step']}, weights {univar['weights'][:12]}): nothing to do")
+        return
+    remote = "://" in str(out)
+    with tempfile.TemporaryDirectory() as room:
+        target = Path(room) / epath.Path(out).name if remote else Path(out)
+        with models.whole_folder(target) as aside:
+            _fill(aside, params, epath.Path(encoder_folder), univar)
+            parity = _parity(aside)
+            _write_card(aside, univar, facts["metrics"], parity, epath.Path(out).name)
+        if remote:
+            _upload(target, epath.Path(out))
+    print(f"torch against jax on {_TEXTS} texts: {parity}")
+    print(f"wrote {out} (step {univar['step']}, weights {univar['weights'][:12]})")
+
+
+def _is_there(out: epath.Path, univar: dict) -> bool:
+    if not out.exists():
+        return False
+    told = out / "univar.json"
+    if told.exists() and json.loads(told.read_text()) == json.loads(json.dumps(univar)):
+        return True
+    raise UserError(f"--out={out} exists and is not this export; give another name or remove it (nothing was touched)")
+
+
+def _fill(aside: Path, params: dict, base: epath.Path, univar: dict) -> None:
+    config = models.read_config(base)
+    native = models.native_config(base) | {"max_position_embeddings": config.positions, "dtype": "float32"}
+    for stale in ("_name_or_path", "torch_dtype"):  # where the base once lay on someone's disk; its older name
+        native.pop(stale, None)
+    _write_json(aside / "config.json", native)
+    weights.save(params, config, weights.carried(base), aside / "model.safetensors")
+    models.tokenizer(base).save(str(aside / "tokenizer.json"))
+    _write_json(aside / "tokenizer_config.json", _tokenizer_config(base, config.positions))
+    for name in _COPIED:
+        if (base / name).exists():
+            (aside / name).write_bytes((base / name).read_bytes())
+    # The module names of sentence-transformers 2 to 5; version 6 writes others and reads both.
+    kinds = {"": "Transformer", "1_Pooling": "Pooling", "2_Normalize": "Normalize"}
+    modules = [
+        {"idx": i, "name": str(i), "path": path, "type": f"sentence_transformers.models.{kind}"}
+        for i, (path, kind) in enumerate(kinds.items())
+    ]
+    _write_json(aside / "modules.json", modules)
+    pooling = {"word_embedding_dimension": config.width, "pooling_mode_mean_tokens": True}
+    others = ("cls_token", "max_tokens", "mean_sqrt_len_tokens")
+    _write_json(aside / "1_Pooling" / "config.json", pooling | {f"pooling_mode_{o}": False for o in others})
+    _write_json(aside / "2_Normalize" / "config.json", {})
+    _write_json(aside / "sentence_bert_config.json", {"max_seq_length": config.positions, "do_lower_case": False})
+    _write_json(
+        aside / "config_sentence_transformers.json",
+        {"__version__": {"univar_jax": univar["version"]}, "prompts": {}, "similarity_fn_name": "cosine"},
+    )
+    _write_json(aside / "univar.json", univar)
+
+
+def _tokenizer_config(base: epath.Path, positions: int) -> dict:
+    path = base / "tokenizer_config.json"
+    given = json.loads(path.read_text()) if path.exists() else {"tokenizer_class": "PreTrainedTokenizerFast"}
+    # A baked-in length would cut views again, this time in torch; a path would tell where the base lay.
+    stale = ("max_length", "stride", "truncation_strategy", "pad_to_multiple_of", "name_or_path", "is_local")
+    kept = {k: v for k, v in given.items() if k not in stale} | {"model_max_length": positions}
+    pad = models.tokenizer(base).id_to_token(models.read_config(base).pad)
+    return {"pad_token": pad} | kept  # without one torch cannot put texts of two lengths into a batch
+
+
+# -- the check -----------------------------------------------------------------------------------------------
+
+
+def _parity(folder: Path) -> str:
+    if importlib.util.find_spec("sentence_transformers") is None:
+        return _UNCHECKED
+    texts = sample_texts(_TEXTS)
+    apart = float(np.abs(embed_torch(folder, texts) - embed_jax(folder, texts)).max())
+    if not apart <= PARITY_LIMIT:
+        raise UserError(
+            f"torch and jax differ by {apart:.1e} in a coordinate, above {PARITY_LIMIT:.0e}; nothing was written: "
+            "please report it with the encoder's name"
+        )
+    return f"largest difference {apart:.1e} (limit {PARITY_LIMIT:.0e})"
+
+
+def sample_texts(count: int) -> list[str]:
+    """QA texts of the embedded sample, spread over its models and languages."""
+    folder = resources.files("univar_jax") / "sample" / "qa"
+    by_source: dict[tuple, list[str]] = {}
+    for file in sorted(folder.iterdir(), key=lambda f: f.name):
+        for row in csv.DictReader(file.read_text(encoding="utf-8").splitlines(keepends=True)):
+            text = f"Q: {row['question'].strip()} A: {row['answer'].strip()}"
+            by_source.setdefault((row["model"], row["lang"]), []).append(text)
+    queues = list(by_source.values())
+    return [queues[i % len(queues)][i // len(queues)] for i in range(count)]
+
+
+def embed_jax(folder: Path, texts: list[str]) -> np.ndarray:
+    """Unit vectors of texts from a folder, float32, one text a row."""
+    config = models.read_config(epath.Path(folder))
+    params = weights.load(epath.Path(folder), config)
+    ids = [e.ids for e in models.tokenizer(epath.Path(folder)).encode_batch(texts)]
+    longest = max(map(len, ids))
+    ids_rt = np.full((len(ids), longest), config.pad, np.int32)
+    for row, found in enumerate(ids):
+        ids_rt[row, : len(found)] = found
+    position_rt = np.broadcast_to(np.arange(longest, dtype=np.int32), ids_rt.shape)
+    segment_rt = (position_rt < np.array([len(i) for i in ids])[:, None]).astype(np.int32)
+    run = jax.jit(encoder.apply, static_argnums=(0, 5))
+    return np.asarray(run(encoder.build(config), params, ids_rt, segment_rt, position_rt, 1))[:, 0]
+
+
+def embed_torch(folder: Path, texts: list[str]) -> np.ndarray:
+    """The same by sentence-transformers, on the CPU and without a question to the hub."""
+    os.environ["HF_HUB_OFFLINE"] = "1"  # read at import; the folder has all it needs
+    from sentence_transformers import SentenceTransformer
+
+    model = SentenceTransformer(str(folder), device="cpu", local_files_only=True)
+    return model.encode(texts, convert_to_numpy=True, show_progress_bar=False)
+
+
+# -- the card and the files ----------------------------------------------------------------------------------
+
+
+def _write_card(aside: Path, univar: dict, metrics: list[dict], parity: str, name: str) -> None:
+    config = models.read_config(epath.Path(aside))
+    last = next((line for line in reversed(metrics) if any(k.startswith("eval/") for k in line)), {})
+    scores = [f"{k.removeprefix('eval/')} {v:.3f}" for k, v in last.items() if k.startswith("eval/")]
+    template = (resources.files("univar_jax") / "card.md.j2").read_text(encoding="utf-8")
+    jinja = jinja2.Environment(
+        undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True
+    )
+    card = jinja.from_string(template).render(
+        univar
+        | {
+            "name": name,
+            "encoder_id": _hub_id(univar["encoder"]),
+            "width": config.width,
+            "positions": config.positions,
+            "architecture": config.architecture,
+            "layers": config.layers,
+            "scores": f"{', '.join(scores)} (step {last['step']})" if scores else "none",
+            "parity": parity,
+            "config": json.dumps(univar["config"], indent=2, sort_keys=True),
+        }
+    )
+    (aside / "README.md").write_text(card, encoding="utf-8")
+
+
+def _shown(model: str) -> str:
+    """MODEL as others may read it: a hub id or minilm as it is, of a path only the last name."""
+    return model if re.fullmatch(r"[\w-][\w.-]*(/[\w.-]+)?", model) else epath.Path(model).name
+
+
+def _hub_id(shown: str) -> str | None:
+    if shown == "minilm":
+        return "sentence-transformers/all-MiniLM-L6-v2"
+    return shown if "/" in shown else None
+
+
+def _upload(folder: Path, out: epath.Path) -> None:
+    """Copies to where nothing can be renamed whole: univar.json last, so that a half copy is never taken as done."""
+    files = sorted((f for f in folder.rglob("*") if f.is_file()), key=lambda f: f.name == "univar.json")
+    for file in files:
+        to = out / str(file.relative_to(folder))
+        to.parent.mkdir(parents=True, exist_ok=True)
+        to.write_bytes(file.read_bytes())
+
+
+def _write_json(path: Path, values: object) -> None:
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(json.dumps(values, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    from absl import flags
+
+    flags.DEFINE_string("workdir", None, "The run, as train made it.", required=True)
+    flags.DEFINE_string("out", None, "The sentence-transformers folder to make.", required=True)
+    flags.DEFINE_integer("step", None, "Which checkpoint; the last where left out.", lower_bound=0)
+    cli.run(lambda f: export(f.workdir, f.out, f.step))

@@ -1,0 +1,285 @@
+"""The report's pictures and page: vectors and figures in, files as bytes out; equal input, equal bytes."""
+
+import base64
+import csv
+import io
+import itertools
+import json
+import pathlib
+import sys
+import warnings
+from collections.abc import Sequence
+
+import jinja2
+import matplotlib
+
+matplotlib.use("Agg")  # before pyplot: a report is made on machines without a screen
+
+import numpy as np
+from matplotlib import patheffects
+from matplotlib import pyplot as plt
+from matplotlib.axes import Axes
+from matplotlib.lines import Line2D
+from scipy.cluster import hierarchy
+from scipy.spatial import ConvexHull, QhullError, distance
+
+# Okabe and Ito's palette, told apart with any colour vision, less its yellow, too faint on white; then Tol's.
+PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#7F7F7F", "#882255", "#999933")
+MARKERS = "os^DvPX*<>ph"
+# More points than this hide one another, and UMAP would take minutes.
+MAX_POINTS = 20_000
+# UMAP has no neighbourhoods to speak of below this many different vectors.
+MIN_UMAP = 10
+# Labels at all centroids cannot be read beyond this many.
+MAX_LABELS = 30
+_HULL_SHARE = 0.8
+
+Array = np.ndarray
+
+
+def report(z_nd: Array, columns: dict[str, Array], d_ss: Array, metrics: dict) -> dict[str, bytes]:
+    """The files of a report by name; metrics.json is the last one, so that it is never there without the others.
+
+    Args:
+      z_nd: float32 [n, d] unit vectors of the rows on the map.
+      columns: source, model and lang of each row, [n] each.
+      d_ss: distances between the sources, in the order of metrics["source_names"].
+      metrics: what metrics.json will hold.
+    """
+    names, seed = metrics["source_names"], metrics["seed"]
+    home = dict(zip(columns["source"], columns["lang"], strict=True))
+    of, shown = len(z_nd), sample(len(z_nd), seed)
+    z_nd, columns = z_nd[shown], {name: column[shown] for name, column in columns.items()}
+    umap_n2 = umap_2d(z_nd, seed)
+    pca_n2, shares = pca_2d(z_nd)
+    pca_axes = tuple(f"main axis {i + 1} ({share:.0%} of the variance)" for i, share in enumerate(shares))
+    files = {"pca.png": value_map(pca_n2, columns, pca_axes)}
+    if umap_n2 is None:
+        files["map.png"] = files["pca.png"]
+    else:
+        files["map.png"] = value_map(umap_n2, columns, ("UMAP 1", "UMAP 2"))
+    files |= {"distances.png": distances(names, d_ss), "scores.png": scores(metrics["encoders"])}
+    images = {name.removesuffix(".png"): base64.b64encode(data).decode() for name, data in files.items()}
+    near = [i for i, name in enumerate(names) if home[name] in metrics["lang"]]
+    pairs = [(d_ss[i, j], names[i], names[j]) for i, j in itertools.combinations(near, 2)]
+    drawn = {"rows": len(z_nd), "of": of, "neighbours": 0 if umap_n2 is None else _neighbours(z_nd)}
+    page = _template().render(m=metrics, images=images, pairs=sorted(pairs), drawn=drawn)
+    rows = [["source", *names]] + [[n, *(f"{v:.6f}" for v in row)] for n, row in zip(names, d_ss, strict=True)]
+    table = io.StringIO()
+    csv.writer(table, lineterminator="\n").writerows(rows)
+    files |= {"distances.csv": table.getvalue().encode(), "report.html": page.encode()}
+    text = json.dumps(metrics, indent=2, sort_keys=True, allow_nan=False, ensure_ascii=False)
+    return files | {"metrics.json": text.encode() + b"\n"}
+
+
+def _template() -> jinja2.Template:
+    # Escaping on: names and answers come from anywhere and may hold HTML.
+    rules = {"autoescape": True, "undefined": jinja2.StrictUndefined, "trim_blocks": True, "lstrip_blocks": True}
+    return jinja2.Environment(**rules).from_string(
+        pathlib.Path(__file__).with_name("report.html.j2").read_text(encoding="utf-8")
+    )
+
+
+def sample(rows: int, seed: int) -> Array:
+    """The rows that are drawn on a map: all, or MAX_POINTS of them in their order."""
+    if rows <= MAX_POINTS:
+        return np.arange(rows)
+    draws = np.random.Generator(np.random.Philox(key=[seed, 3]))
+    return np.sort(draws.choice(rows, MAX_POINTS, replace=False))
+
+
+def umap_2d(z_nd: Array, seed: int) -> Array | None:
+    """UMAP by cosine, float [n, 2], on one thread for equal maps; None where there are too few vectors."""
+    if len(z_nd) < MIN_UMAP or len(np.unique(z_nd, axis=0)) < MIN_UMAP:
+        return None
+    umap = _import_umap()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # it warns of the single thread that a seed needs
+        return umap.UMAP(
+            n_neighbors=_neighbours(z_nd), metric="cosine", init="pca", random_state=seed, n_jobs=1
+        ).fit_transform(z_nd)
+
+
+def _neighbours(z_nd: Array) -> int:
+    return min(15, len(z_nd) - 1)  # 15 is UMAP's default
+
+
+def _import_umap() -> object:
+    """umap-learn without its parametric half, which would import tensorflow and torch where they are."""
+    name = "umap.parametric_umap"
+    blocked = "umap" not in sys.modules
+    if blocked:
+        sys.modules[name] = None  # makes its import an ImportError, which umap expects
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            import umap
+    finally:
+        if blocked:
+            del sys.modules[name]
+    return umap
+
+
+def pca_2d(z_nd: Array) -> tuple[Array, list[float]]:
+    """The two main axes: float [n, 2], and the share of the variance on each."""
+    x_nd = z_nd - z_nd.mean(0)
+    share_d, axis_dd = np.linalg.eigh(x_nd.T.astype(np.float64) @ x_nd)
+    axis_d2 = axis_dd[:, ::-1][:, :2]
+    # An axis has no sign of its own; fix it, so that equal data give equal pictures.
+    axis_d2 = axis_d2 * np.sign(axis_d2[np.abs(axis_d2).argmax(0), np.arange(axis_d2.shape[1])])
+    xy_n2 = np.zeros((len(x_nd), 2))
+    xy_n2[:, : axis_d2.shape[1]] = x_nd @ axis_d2
+    shares = (share_d[::-1][:2] / max(share_d.sum(), 1e-12)).tolist()
+    return xy_n2, [*shares, 0.0][:2]
+
+
+def value_map(xy_n2: Array, columns: dict[str, Array], axes: tuple[str, str]) -> bytes:
+    """The map: points, centroids of sources with spokes to their language's, dashed hulls.
+
+    Args:
+      xy_n2: float [n, 2].
+      columns: source, model and lang of each row, [n] each.
+      axes: what stands at the two axes.
+    """
+    shade = columns["lang"] if len(set(columns["lang"])) > 1 else columns["source"]
+    colour = {g: PALETTE[i % len(PALETTE)] for i, g in enumerate(sorted(set(shade)))}
+    marker = {m: MARKERS[i % len(MARKERS)] for i, m in enumerate(sorted(set(columns["model"])))}
+    sources = sorted(set(columns["source"]))
+    figure, ax = plt.subplots(figsize=(7, 6.5), layout="constrained")
+    size, large = float(np.clip(4000 / len(xy_n2), 3, 26)), float(np.clip(2000 / len(sources), 30, 110))
+    labels = []
+    for source in sources:
+        rows = np.flatnonzero(columns["source"] == source)
+        look = {"color": colour[shade[rows[0]]], "marker": marker[columns["model"][rows[0]]]}
+        ax.scatter(*xy_n2[rows].T, s=size, alpha=0.45, linewidths=0, **look)
+        centre, home = xy_n2[rows].mean(0), xy_n2[columns["lang"] == columns["lang"][rows[0]]].mean(0)
+        ax.plot(*zip(home, centre, strict=True), color=look["color"], lw=1.2, zorder=3)
+        ax.scatter(*centre, s=large, edgecolors="white", linewidths=1, zorder=4, **look)
+        labels.append((*centre, source))
+    for group, tint in colour.items():
+        _hull(ax, xy_n2[shade == group], tint)
+    ax.set(xlabel=axes[0], ylabel=axes[1], xticks=[], yticks=[])
+    ax.spines[:].set_color("#bbbbbb")
+    if len(labels) > MAX_LABELS:  # then the languages' centroids only
+        langs = sorted(set(columns["lang"]))
+        labels = [(*xy_n2[columns["lang"] == lang].mean(0), lang) for lang in langs]
+    _label(ax, labels)
+    _legend(figure, colour, marker)
+    return _png(figure)
+
+
+def _hull(ax: Axes, xy_n2: Array, tint: str) -> None:
+    """Dashed hull of the points nearest the middle; that of all would be the hull of the outliers."""
+    far_n = np.linalg.norm(xy_n2 - np.median(xy_n2, axis=0), axis=1)
+    inner_n2 = xy_n2[far_n <= np.quantile(far_n, _HULL_SHARE)]
+    try:
+        corners = ConvexHull(inner_n2).vertices
+    except (QhullError, ValueError):  # fewer than three points, or all on a line: no area to enclose
+        return
+    ax.plot(*inner_n2[[*corners, corners[0]]].T, ls="--", lw=1.2, color=tint, alpha=0.9, zorder=2)
+
+
+def _label(ax: Axes, labels: list[tuple[float, float, str]]) -> None:
+    """Names beside their points, pushed upwards where they would lie on one another, with a thin leader."""
+    to_axes = ax.transLimits.transform
+    placed: list[tuple[float, float, float]] = []
+    for x, y, name in sorted(labels, key=lambda label: label[1]):
+        u, v = to_axes((x, y))
+        wide = 0.0165 * len(name)  # of the axes, about, in this font
+        u, v = max(min(u, 0.98 - wide), 0) + 0.015, v + 0.015
+        for u_near, v_near, wide_near in sorted(placed, key=lambda at: at[1]):
+            if u < u_near + wide_near and u_near < u + wide and abs(v - v_near) < 0.045:
+                v = v_near + 0.045
+        placed.append((u, v, wide))
+        ax.annotate(
+            name,
+            (x, y),
+            (u, v),
+            textcoords="axes fraction",
+            fontsize=10.5,
+            zorder=6,
+            path_effects=[patheffects.withStroke(linewidth=3, foreground="white")],
+            arrowprops={"arrowstyle": "-", "color": "#555555", "lw": 0.6},
+        )
+
+
+def _legend(figure: plt.Figure, colour: dict[str, str], marker: dict[str, str]) -> None:
+    """Colours, then shapes where there is more than one model; left out where it would not fit."""
+    dots = [Line2D([], [], ls="", marker="o", color=c, label=g) for g, c in colour.items()]
+    if len(marker) > 1:
+        dots += [Line2D([], [], ls="", marker=m, color="#333333", label=name) for name, m in marker.items()]
+    if len(dots) <= 40:
+        columns = 2 if max(len(d.get_label()) for d in dots) > 22 else 4
+        figure.legend(handles=dots, loc="outside lower center", ncols=columns, frameon=False, fontsize=10)
+
+
+def distances(names: Sequence[str], d_ss: Array) -> bytes:
+    """Heat map of the distances between sources, ordered and joined by average linkage."""
+    side = float(np.clip(3 + 0.4 * len(names), 4.6, 18))
+    figure, (tree, ax) = plt.subplots(1, 2, figsize=(side + 3, side), width_ratios=(1, 5), layout="constrained")
+    order = np.arange(len(names))
+    if len(names) > 1:
+        linkage = hierarchy.linkage(distance.squareform(d_ss, checks=False), "average", optimal_ordering=True)
+        drawn = hierarchy.dendrogram(
+            linkage, orientation="left", ax=tree, no_labels=True, link_color_func=lambda _: "#555555"
+        )
+        order = np.array(drawn["leaves"])
+        tree.invert_yaxis()
+    tree.axis("off")
+    picture = ax.imshow(d_ss[np.ix_(order, order)], cmap="cividis", aspect="auto", vmin=0)
+    # Numbers below, for names of models are long and would cross one another there.
+    below = [str(i) if len(names) <= MAX_LABELS else "" for i in range(1, len(names) + 1)]
+    ax.set_xticks(range(len(names)), below, fontsize=9.5)
+    ax.set_yticks(range(len(names)), [f"{i}  {names[row]}" for i, row in enumerate(order, 1)], fontsize=9.5)
+    ax.yaxis.tick_right()
+    if len(names) <= 12:
+        _numbers(ax, d_ss[np.ix_(order, order)])
+    bar = figure.colorbar(picture, ax=[tree, ax], location="top", shrink=0.5, aspect=30)
+    bar.set_label("cosine distance of centroids")
+    return _png(figure)
+
+
+def _numbers(ax: Axes, d_ss: Array) -> None:
+    for (i, j), value in np.ndenumerate(d_ss):
+        ink = "white" if value < 0.55 * d_ss.max() or not d_ss.max() else "black"
+        ax.text(j, i, f"{value:.2f}" if i != j else "–", ha="center", va="center", color=ink, fontsize=9.5)
+
+
+def scores(encoders: Sequence[dict]) -> bytes:
+    """k-NN accuracy with its interval a line for each encoder, on value rows and on control rows.
+
+    Args:
+      encoders: metrics.json's `encoders`; what has no score leaves its line empty.
+    """
+    lines = [(e["encoder"], e, "values") for e in encoders]
+    lines += [(e["encoder"], e["control"], "control") for e in encoders if e["control"]]
+    lines.sort(key=lambda line: [e["encoder"] for e in encoders].index(line[0]))
+    figure, ax = plt.subplots(figsize=(7, 1.6 + 0.55 * len(lines)), layout="constrained")
+    look = {"values": (PALETTE[0], "o"), "control": (PALETTE[1], "s")}
+    for y, (_, part, kind) in enumerate(lines):
+        tint, marker = look[kind]
+        if not part["knn"]:
+            ax.text(0.01, y, "fewer than two sources", va="center", color="#555555")
+            continue
+        lo, hi = part["knn"]["acc_ci"] or [part["knn"]["acc"]] * 2
+        ax.plot([lo, hi], [y, y], color=tint, lw=3, alpha=0.5, solid_capstyle="round", clip_on=False)
+        ax.plot(part["knn"]["acc"], y, marker, color=tint, ms=9, clip_on=False)
+        ax.plot([part["chance"]] * 2, [y - 0.42, y + 0.42], color="#333333", ls="--", lw=1.4)
+        ax.text(part["knn"]["acc"], y - 0.2, f"{part['knn']['acc']:.1%}", ha="center", fontsize=10)
+    ax.set(xlim=(0, 1), ylim=(len(lines) - 0.4, -0.6), xlabel="k-NN accuracy on held-out questions")
+    ax.set_yticks(range(len(lines)), [f"{name}\n{kind}" for name, _, kind in lines])
+    ax.xaxis.set_major_formatter(matplotlib.ticker.PercentFormatter(1))
+    ax.grid(axis="x", color="#e5e5e5")
+    ax.set_axisbelow(True)
+    ax.spines[["top", "right", "left"]].set_visible(False)
+    dashed = Line2D([], [], color="#333333", ls="--", label="chance")
+    figure.legend(handles=[dashed], loc="outside upper right", frameon=False)
+    return _png(figure)
+
+
+def _png(figure: plt.Figure) -> bytes:
+    data = io.BytesIO()
+    # No Software entry: equal runs give equal bytes under any version of matplotlib that draws equally.
+    figure.savefig(data, format="png", dpi=130, metadata={"Software": None})
+    plt.close(figure)
+    return data.getvalue()

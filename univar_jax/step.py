@@ -1,0 +1,108 @@
+"""One update: encode, loss, clip, AdamW; a pure function of (state, batch), and the state it changes."""
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import nnx
+from ml_collections import ConfigDict
+
+from univar_jax import encoder
+from univar_jax.batches import Batch
+from univar_jax.loss import MAX_SCALE, infonce
+
+# {"params": {"encoder": …, "log_scale"?: []}, "opt": optax's}; log_scale only where the scale is learnt.
+State = dict[str, Any]
+
+
+def schedule(config: ConfigDict) -> optax.Schedule:
+    """Linear rise over warmup_steps, then lr · sqrt(warmup_steps / step): transformers' inverse_sqrt.
+
+    The first update has a rate of 0, as there.
+    """
+    warmup = max(1, config.warmup_steps)
+
+    def lr(step: jax.Array) -> jax.Array:
+        step = jnp.asarray(step, jnp.float32)
+        return config.lr * jnp.minimum(step / warmup, jnp.sqrt(warmup / jnp.maximum(step, 1)))
+
+    return lr
+
+
+def optimizer(config: ConfigDict) -> optax.GradientTransformation:
+    """AdamW after clipping by the global norm; no decay on vectors, biases and the scale."""
+
+    def decayed(params: dict) -> dict:
+        # By name, not by rank: the biases of stacked layers are a matrix.
+        return jax.tree_util.tree_map_with_path(lambda path, _: path[-1].key in ("kernel", "embedding"), params)
+
+    return optax.chain(
+        optax.clip_by_global_norm(config.clip_norm),
+        optax.adamw(schedule(config), b1=0.9, b2=0.999, weight_decay=config.weight_decay, mask=decayed),
+    )
+
+
+def init(config: ConfigDict, params: dict) -> State:
+    """The state before the first step.
+
+    Args:
+      config: complete.
+      params: the encoder's, as weights.load gives them.
+    """
+    params = {"encoder": params}
+    if config.learn_scale:
+        params["log_scale"] = jnp.float32(math.log(config.scale))
+    return {"params": params, "opt": optimizer(config).init(params)}
+
+
+def make(graph: nnx.GraphDef, config: ConfigDict, segments: int) -> Callable[[State, Batch], tuple[State, dict]]:
+    """The update (state, batch) → (state, metrics), to be jitted; global arrays in and out.
+
+    Args:
+      graph: the encoder's, from encoder.build.
+      config: complete.
+      segments: most segments of a row, as the batches' shape says.
+    """
+    tx, lr = optimizer(config), schedule(config)
+
+    def objective(params: dict, batch: Batch) -> tuple[jax.Array, dict]:
+        rows_rt = (batch.ids_rt, batch.segment_rt, batch.position_rt)
+        z_rsd = encoder.apply(graph, params["encoder"], *rows_rt, segments)
+        z_vd = z_rsd.reshape(-1, z_rsd.shape[-1])
+        anchor_nd, key_nd = z_vd[batch.anchor_n], z_vd[batch.key_n]
+        scale = jnp.exp(params["log_scale"]) if config.learn_scale else jnp.float32(config.scale)
+        how = {"symmetric": config.symmetric, "same_source": config.same_source}
+        loss, accuracy = infonce(anchor_nd, key_nd, batch.source_n, scale, **how)
+        return loss, {"accuracy": accuracy, "scale": scale}
+
+    def step(state: State, batch: Batch) -> tuple[State, dict]:
+        (loss, aux), grads = jax.value_and_grad(objective, has_aux=True)(state["params"], batch)
+        updates, opt = tx.update(grads, state["opt"], state["params"])
+        params = optax.apply_updates(state["params"], updates)
+        if config.learn_scale:
+            params["log_scale"] = jnp.minimum(params["log_scale"], math.log(MAX_SCALE))
+        rate = lr(_adam(state["opt"]).count)
+        metrics = {"loss": loss, **aux, "grad_norm": optax.global_norm(grads), "lr": rate}
+        return {"params": params, "opt": opt}, metrics
+
+    return step
+
+
+def moments(state: State) -> dict:
+    """The optimiser's arrays as plain nested dicts: count [], mu and nu shaped as the parameters."""
+    adam = _adam(state["opt"])
+    return {"count": adam.count, "mu": adam.mu, "nu": adam.nu}
+
+
+def with_moments(state: State, params: dict, moments: dict) -> State:
+    """The state with other parameters and with what `moments` once returned."""
+    # The schedule has a count as well; tree_set sets both, and they are equal.
+    return {"params": params, "opt": optax.tree_utils.tree_set(state["opt"], **moments)}
+
+
+def _adam(opt: Any) -> optax.ScaleByAdamState:
+    is_adam = lambda x: isinstance(x, optax.ScaleByAdamState)  # noqa: E731
+    return next(x for x in jax.tree.leaves(opt, is_leaf=is_adam) if is_adam(x))

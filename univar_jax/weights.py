@@ -1,0 +1,202 @@
+"""One table of weight names per architecture, Hugging Face ⇄ ours, read in both directions. numpy only.
+
+Ours is a nested dict of float32 arrays; a path as `blocks/attention/qkv/kernel` names a leaf.
+"""
+
+import hashlib
+import json
+
+import numpy as np
+import safetensors
+import safetensors.numpy
+from etils import epath
+
+from univar_jax.cli import UserError
+from univar_jax.models import EncoderConfig
+
+# ours: (axes in the file, names in the file). Axes: v vocabulary, p positions, y types, d model width, f feed-forward,
+# a = heads · head width, c = 3a. {l} is the layer: such leaves are stacked, axis l first. Several names are parts
+# that we join along the file's first axis. A kernel is a torch Linear's weight, [out, in], and ours is [in, out].
+_BERT = "encoder.layer.{l}."
+_NOMIC = "encoder.layers.{l}."
+TABLES = {
+    "bert": {
+        "embed/words/embedding": ("vd", ["embeddings.word_embeddings.weight"]),
+        "embed/positions/embedding": ("pd", ["embeddings.position_embeddings.weight"]),
+        "embed/types/embedding": ("yd", ["embeddings.token_type_embeddings.weight"]),
+        "embed/norm/scale": ("d", ["embeddings.LayerNorm.weight"]),
+        "embed/norm/bias": ("d", ["embeddings.LayerNorm.bias"]),
+        "blocks/attention/qkv/kernel": (
+            "ad",
+            [_BERT + f"attention.self.{part}.weight" for part in ("query", "key", "value")],
+        ),
+        "blocks/attention/qkv/bias": (
+            "a",
+            [_BERT + f"attention.self.{part}.bias" for part in ("query", "key", "value")],
+        ),
+        "blocks/attention/out/kernel": ("da", [_BERT + "attention.output.dense.weight"]),
+        "blocks/attention/out/bias": ("d", [_BERT + "attention.output.dense.bias"]),
+        "blocks/attention_norm/scale": ("d", [_BERT + "attention.output.LayerNorm.weight"]),
+        "blocks/attention_norm/bias": ("d", [_BERT + "attention.output.LayerNorm.bias"]),
+        "blocks/mlp/up/kernel": ("fd", [_BERT + "intermediate.dense.weight"]),
+        "blocks/mlp/up/bias": ("f", [_BERT + "intermediate.dense.bias"]),
+        "blocks/mlp/down/kernel": ("df", [_BERT + "output.dense.weight"]),
+        "blocks/mlp/down/bias": ("d", [_BERT + "output.dense.bias"]),
+        "blocks/mlp_norm/scale": ("d", [_BERT + "output.LayerNorm.weight"]),
+        "blocks/mlp_norm/bias": ("d", [_BERT + "output.LayerNorm.bias"]),
+    },
+    "nomic_bert": {
+        "embed/words/embedding": ("vd", ["embeddings.word_embeddings.weight"]),
+        "embed/types/embedding": ("yd", ["embeddings.token_type_embeddings.weight"]),
+        "embed/norm/scale": ("d", ["emb_ln.weight"]),
+        "embed/norm/bias": ("d", ["emb_ln.bias"]),
+        "blocks/attention/qkv/kernel": ("cd", [_NOMIC + "attn.Wqkv.weight"]),
+        "blocks/attention/out/kernel": ("da", [_NOMIC + "attn.out_proj.weight"]),
+        "blocks/attention_norm/scale": ("d", [_NOMIC + "norm1.weight"]),
+        "blocks/attention_norm/bias": ("d", [_NOMIC + "norm1.bias"]),
+        "blocks/mlp/gate/kernel": ("fd", [_NOMIC + "mlp.fc12.weight"]),  # the half that goes through SiLU
+        "blocks/mlp/up/kernel": ("fd", [_NOMIC + "mlp.fc11.weight"]),
+        "blocks/mlp/down/kernel": ("df", [_NOMIC + "mlp.fc2.weight"]),
+        "blocks/mlp_norm/scale": ("d", [_NOMIC + "norm2.weight"]),
+        "blocks/mlp_norm/bias": ("d", [_NOMIC + "norm2.bias"]),
+    },
+}
+# A model with a head puts the encoder's names under one of these.
+_PREFIXES = ("bert.", "nomic_bert.", "model.")
+# What mean pooling never reads: not trained, carried from the base to the export as it is.
+_CARRIED = ("pooler.", "cls.", "embeddings.position_ids", "embeddings.token_type_ids", "rotary_emb.")
+_WIDE = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "I64": "<i8", "I32": "<i4", "U8": "u1", "BOOL": "?"}
+
+
+def load(folder: epath.Path, config: EncoderConfig) -> dict:
+    """Reads a folder's weights.
+
+    Args:
+      folder: has model.safetensors, or an index and its parts; any float type, names with or without a prefix.
+      config: the folder's config.
+
+    Returns:
+      Nested dict of float32 arrays, as `encoder.abstract_params` says.
+
+    Raises:
+      UserError: no such file, a weight missing or left over, a shape that config.json does not say.
+    """
+    found = {name: x for name, x in _tensors(folder).items() if not name.startswith(_CARRIED)}
+    sizes = _sizes(config)
+    params = {}
+    for ours, (axes, names) in TABLES[config.architecture].items():
+        stacked = "{l}" in names[0]
+        layers = [
+            np.concatenate([_take(found, folder, n.format(l=layer), axes, sizes) for n in names])
+            for layer in range(config.layers if stacked else 1)
+        ]
+        if ours.endswith("kernel"):
+            layers = [x.T for x in layers]
+        _put(params, ours, np.stack(layers) if stacked else layers[0])
+    if found:
+        some = ", ".join(sorted(found)[:3])
+        raise UserError(
+            f"{folder}: {len(found)} weights are left over, no {config.architecture} of {config.layers} layers "
+            f"has them: {some}; is config.json of another model?"
+        )
+    return params
+
+
+def carried(folder: epath.Path) -> dict[str, np.ndarray]:
+    """The folder's tensors that are not trained (a pooler, heads, buffers), by their names there, unchanged."""
+    return {name: x for name, x in _tensors(folder).items() if name.startswith(_CARRIED)}
+
+
+def save(params: dict, config: EncoderConfig, carried: dict[str, np.ndarray], path: epath.Path) -> None:
+    """Writes model.safetensors in float32 under the Hugging Face names; equal weights give equal bytes."""
+    flat = flatten(params)
+    tensors = dict(carried)
+    for ours, (_, names) in TABLES[config.architecture].items():
+        stacked = "{l}" in names[0]
+        for layer, x in enumerate(flat[ours] if stacked else [flat[ours]]):
+            x = np.asarray(x, np.float32)
+            parts = np.split(x.T if ours.endswith("kernel") else x, len(names))
+            for name, part in zip(names, parts, strict=True):
+                tensors[name.format(l=layer)] = np.ascontiguousarray(part)
+    # "format": transformers refuses a file that does not say which library's layout it has.
+    epath.Path(path).write_bytes(safetensors.numpy.save(tensors, metadata={"format": "pt"}))
+
+
+def digest(params: dict) -> str:
+    """sha256 over the leaves' sorted names, shapes and float32 bytes: which weights these are."""
+    total = hashlib.sha256()
+    for name, x in sorted(flatten(params).items()):
+        total.update(f"{name} {x.shape}\n".encode())
+        total.update(np.ascontiguousarray(x, np.float32))
+    return total.hexdigest()
+
+
+def flatten(params: dict, above: str = "") -> dict[str, np.ndarray]:
+    """Nested dict → {path: array}, a path as `embed/norm/bias`."""
+    flat = {}
+    for name, x in params.items():
+        flat |= flatten(x, f"{above}{name}/") if isinstance(x, dict) else {above + name: np.asarray(x)}
+    return flat
+
+
+def _sizes(config: EncoderConfig) -> dict[str, int]:
+    inner = config.heads * config.head_width
+    sizes = {"v": config.vocab, "p": config.positions, "y": config.types, "d": config.width, "f": config.ff}
+    return sizes | {"a": inner, "c": 3 * inner}
+
+
+def _take(found: dict, folder: epath.Path, name: str, axes: str, sizes: dict[str, int]) -> np.ndarray:
+    if name not in found:
+        raise UserError(f"{folder}: the weight {name} is missing; is config.json of another model?")
+    x = found.pop(name)
+    shape = tuple(sizes[axis] for axis in axes)
+    if x.shape != shape:
+        raise UserError(f"{folder}: the weight {name} has shape {x.shape}, config.json says {shape}")
+    return x.astype(np.float32)
+
+
+def _put(tree: dict, path: str, x: np.ndarray) -> None:
+    *above, leaf = path.split("/")
+    for name in above:
+        tree = tree.setdefault(name, {})
+    tree[leaf] = np.ascontiguousarray(x)
+
+
+def _tensors(folder: epath.Path) -> dict[str, np.ndarray]:
+    """All tensors of a folder, without prefix and with today's names."""
+    folder = epath.Path(folder)
+    index, whole = folder / "model.safetensors.index.json", folder / "model.safetensors"
+    if whole.exists():
+        files = [whole]
+    elif index.exists():
+        files = [folder / name for name in sorted(set(json.loads(index.read_text())["weight_map"].values()))]
+    else:
+        raise UserError(
+            f"{folder} has no model.safetensors; pickled weights (pytorch_model.bin) can run code and are not "
+            "read: save the model once more by save_pretrained of the package transformers"
+        )
+    try:
+        parts = [entry for file in files for entry in safetensors.deserialize(file.read_bytes())]
+    except (OSError, safetensors.SafetensorError) as error:
+        raise UserError(f"{folder}: the weights cannot be read ({error}); fetch the file again") from error
+    return {_plain(name): _array(folder, name, entry) for name, entry in parts}
+
+
+def _plain(name: str) -> str:
+    prefix = next((p for p in _PREFIXES if name.startswith(p)), "")
+    # TensorFlow's words for a LayerNorm's two vectors live on in the oldest BERT files.
+    return (
+        name.removeprefix(prefix)
+        .replace("LayerNorm.gamma", "LayerNorm.weight")
+        .replace("LayerNorm.beta", "LayerNorm.bias")
+    )
+
+
+def _array(folder: epath.Path, name: str, entry: dict) -> np.ndarray:
+    if entry["dtype"] == "BF16":  # numpy has none; it is the upper half of a float32
+        x = (np.frombuffer(entry["data"], "<u2").astype("<u4") << 16).view("<f4")
+    elif entry["dtype"] in _WIDE:
+        x = np.frombuffer(entry["data"], _WIDE[entry["dtype"]])
+    else:
+        raise UserError(f"{folder}: the weight {name} is {entry['dtype']}; known: BF16, {', '.join(_WIDE)}")
+    return x.reshape(entry["shape"])
