@@ -6,9 +6,17 @@ os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_p
 os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
 
+import shutil
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
+
+# Many tests compile the same few programs, each in a fresh jit or process: compiled once, read after.
+_CACHE = tempfile.TemporaryDirectory()
+os.environ["JAX_COMPILATION_CACHE_DIR"] = _CACHE.name
+os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
+os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
 
 import pytest
 
@@ -22,6 +30,42 @@ def minilm() -> Path:
     from univar_jax import models
 
     return models.folder("minilm")
+
+
+@pytest.fixture(scope="session")
+def tiny_bert(minilm: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A random BERT of two narrow layers with MiniLM's tokenizer: the real thing, in milliseconds."""
+    torch = pytest.importorskip("torch", reason="the [torch] extra is not installed")
+    import transformers
+
+    torch.manual_seed(0)
+    folder = tmp_path_factory.mktemp("tiny_bert")
+    config = transformers.BertConfig(
+        vocab_size=30522, hidden_size=32, num_hidden_layers=2, num_attention_heads=2, intermediate_size=64
+    )
+    transformers.BertModel(config).save_pretrained(folder)
+    shutil.copy(minilm / "tokenizer.json", folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_config():
+    """The config that goes with tiny_data."""
+    from univar_jax import config
+
+    values = config.defaults()
+    values.update(max_qas=2, max_tokens=128, pairs=16, epochs=1, lr=1e-3, warmup_steps=2, log_every_steps=1)
+    return config.complete(values)
+
+
+@pytest.fixture(scope="session")
+def tiny_data(tiny_bert: Path, tiny_config, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The sample's English answers, prepared for tiny_bert: some 22 steps of 16 pairs."""
+    from univar_jax.prepare import prepare
+
+    folder = tmp_path_factory.mktemp("tiny_data") / "data"
+    prepare(str(SAMPLE), str(tiny_bert), str(folder), tiny_config, lang="eng", workers=1)
+    return folder
 
 
 @pytest.fixture(scope="session")

@@ -180,6 +180,7 @@ def test_one_language_is_scored_the_other_only_drawn(small, tmp_path):
     assert m["knn"] is m["linear"] is m["chance"] is None and m["sources"] == 1
     assert m["source_names"] == ["m$eng", "m$zho"]
     assert any("fewer than two sources" in note for note in m["notes"])
+    assert "the language alone would give them away" in m["notes"][0]
     assert "No score: fewer than two sources" in (tmp_path / "r" / "report.html").read_text()
 
 
@@ -288,19 +289,19 @@ def test_files_that_do_not_go_together(small, tmp_path):
     rows, file = small
     wide = write(tmp_path / "wide.parquet", rows, vectors(rows, 3, 0, d=9), weights="w")
     narrow = write(tmp_path / "narrow.parquet", rows, vectors(rows, 3, 0), weights="w")
-    with pytest.raises(UserError, match=r"narrow.parquet: vectors of 8 numbers, 9 in .*wide.parquet"):
-        run(tmp_path, wide, narrow)
     other = write(tmp_path / "s.parquet", [r | {"text": "other"} for r in rows], vectors(rows, 3, 0))
-    with pytest.raises(UserError, match=r"no row \(source, text\) is in all 2 encoders"):
-        run(tmp_path, file, other)
-    with pytest.raises(UserError, match="2 files, 1 different"):
-        run(tmp_path, file, file)
-    with pytest.raises(UserError, match=r"--lang=xxx: no row of that language; there are eng, zho"):
-        run(tmp_path, file, lang=["xxx"])
+    for files, lang, says in (
+        ((wide, narrow), [], r"narrow.parquet: vectors of 8 numbers, 9 in .*wide.parquet"),
+        ((file, other), [], r"no row \(source, text\) is in all 2 encoders"),
+        ((file, file), [], "2 files, 1 different"),
+        ((file,), ["xxx"], r"--lang=xxx: no row of that language; there are eng, zho"),
+    ):
+        with pytest.raises(UserError, match=says):
+            run(tmp_path, *files, lang=lang)
 
 
 def test_the_command_line_tells_a_mistake_in_one_line(tmp_path):
-    command = [sys.executable, "-m", "univar_jax.analyze", f"--embeddings={tmp_path}/no.parquet", "--out=x"]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    command = f"{sys.executable} -m univar_jax.analyze --embeddings={tmp_path}/no.parquet --out=x"
+    done = subprocess.run(command.split(), cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 2 and done.stdout == ""
     assert done.stderr == f"error: {tmp_path}/no.parquet: no such file; give Parquet files that embed wrote\n"

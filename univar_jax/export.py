@@ -65,6 +65,7 @@ def export_params(params: dict, encoder_folder: epath.Path, out: str, facts: dic
     Raises:
       UserError: out is there and holds something else; torch and jax differ by more than PARITY_LIMIT.
     """
+    out = os.path.expanduser(out)
     univar = {
         "version": univar_jax.__version__,
         "encoder": _shown(facts["encoder"]),

@@ -33,15 +33,17 @@ def schedule(config: ConfigDict) -> optax.Schedule:
 
 
 def optimizer(config: ConfigDict) -> optax.GradientTransformation:
-    """AdamW after clipping by the global norm; no decay on vectors, biases and the scale."""
+    """AdamW before its rate: clipping by the global norm, Adam, decay of all but vectors, biases and the scale."""
 
     def decayed(params: dict) -> dict:
         # By name, not by rank: the biases of stacked layers are a matrix.
         return jax.tree_util.tree_map_with_path(lambda path, _: path[-1].key in ("kernel", "embedding"), params)
 
+    # optax.adamw would count the steps a second time for its schedule; one count is one place to resume.
     return optax.chain(
         optax.clip_by_global_norm(config.clip_norm),
-        optax.adamw(schedule(config), b1=0.9, b2=0.999, weight_decay=config.weight_decay, mask=decayed),
+        optax.scale_by_adam(b1=0.9, b2=0.999, eps=1e-8),
+        optax.add_decayed_weights(config.weight_decay, decayed),
     )
 
 
@@ -58,34 +60,40 @@ def init(config: ConfigDict, params: dict) -> State:
     return {"params": params, "opt": optimizer(config).init(params)}
 
 
-def make(graph: nnx.GraphDef, config: ConfigDict, segments: int) -> Callable[[State, Batch], tuple[State, dict]]:
-    """The update (state, batch) → (state, metrics), to be jitted; global arrays in and out.
+def objective(graph: nnx.GraphDef, config: ConfigDict, segments: int) -> Callable[[dict, Batch], tuple]:
+    """The function (params, batch) → (loss, metrics) that a step descends.
 
     Args:
       graph: the encoder's, from encoder.build.
       config: complete.
       segments: most segments of a row, as the batches' shape says.
     """
-    tx, lr = optimizer(config), schedule(config)
+    how = {"symmetric": config.symmetric, "same_source": config.same_source}
 
-    def objective(params: dict, batch: Batch) -> tuple[jax.Array, dict]:
+    def value(params: dict, batch: Batch) -> tuple[jax.Array, dict]:
         rows_rt = (batch.ids_rt, batch.segment_rt, batch.position_rt)
         z_rsd = encoder.apply(graph, params["encoder"], *rows_rt, segments)
         z_vd = z_rsd.reshape(-1, z_rsd.shape[-1])
         anchor_nd, key_nd = z_vd[batch.anchor_n], z_vd[batch.key_n]
         scale = jnp.exp(params["log_scale"]) if config.learn_scale else jnp.float32(config.scale)
-        how = {"symmetric": config.symmetric, "same_source": config.same_source}
         loss, accuracy = infonce(anchor_nd, key_nd, batch.source_n, scale, **how)
         return loss, {"accuracy": accuracy, "scale": scale}
 
+    return value
+
+
+def make(graph: nnx.GraphDef, config: ConfigDict, segments: int) -> Callable[[State, Batch], tuple[State, dict]]:
+    """The update (state, batch) → (state, metrics), to be jitted; global arrays in and out; args as `objective`."""
+    value, tx, lr = objective(graph, config, segments), optimizer(config), schedule(config)
+
     def step(state: State, batch: Batch) -> tuple[State, dict]:
-        (loss, aux), grads = jax.value_and_grad(objective, has_aux=True)(state["params"], batch)
+        (loss, aux), grads = jax.value_and_grad(value, has_aux=True)(state["params"], batch)
+        rate = lr(_adam(state["opt"]).count)
         updates, opt = tx.update(grads, state["opt"], state["params"])
-        params = optax.apply_updates(state["params"], updates)
+        params = jax.tree.map(lambda p, u: p - rate * u, state["params"], updates)
         if config.learn_scale:
             params["log_scale"] = jnp.minimum(params["log_scale"], math.log(MAX_SCALE))
-        rate = lr(_adam(state["opt"]).count)
-        metrics = {"loss": loss, **aux, "grad_norm": optax.global_norm(grads), "lr": rate}
+        metrics = {"loss": loss, **aux, "grad_norm": optax.tree.norm(grads), "lr": rate}
         return {"params": params, "opt": opt}, metrics
 
     return step
@@ -99,7 +107,6 @@ def moments(state: State) -> dict:
 
 def with_moments(state: State, params: dict, moments: dict) -> State:
     """The state with other parameters and with what `moments` once returned."""
-    # The schedule has a count as well; tree_set sets both, and they are equal.
     return {"params": params, "opt": optax.tree_utils.tree_set(state["opt"], **moments)}
 
 
