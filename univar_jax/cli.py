@@ -1,7 +1,9 @@
 """The one way a stage starts: absl flags in, one line and exit code 2 for a user's mistake."""
 
 import errno
+import re
 import sys
+import traceback
 from collections.abc import Callable
 
 from absl import app, flags, logging
@@ -32,8 +34,8 @@ def run(stage: Callable[[flags.FlagValues], int | None]) -> None:
             return rest
         except (flags.Error, UserError) as error:
             _exit(error)
-        except AttributeError as error:  # config_flags' way to say that a --config.KEY does not exist
-            _exit(UserError(f"unknown config key: {_unquote(error)}"))
+        except Exception as error:  # config_flags runs the config file: what that raises is the user's too
+            _exit(UserError(_config_fault(error)))
 
     def main(_: list[str]) -> int | None:
         if not flags.FLAGS["verbosity"].present:
@@ -62,11 +64,24 @@ def require(values: flags.FlagValues, *names: str) -> None:
         raise UserError(f"{', '.join(missing)} is missing; --help explains each flag")
 
 
+def one_line(error: Exception) -> str:
+    """The first line of an error's text: other people's run over several, ours are one."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
 def _exit(error: Exception) -> None:
     print("error: " + " ".join(str(error).split()), file=sys.stderr, flush=True)
     raise SystemExit(2)
 
 
-def _unquote(error: AttributeError) -> str:
-    """ml_collections nests the key's repr and its 'Did you mean' in one another; keep the words."""
-    return str(error).replace("\\n", " ").replace("\\'", "'").strip("'\"")
+def _config_fault(error: Exception) -> str:
+    """What is wrong with --config or a --config.KEY, where it can be told with the config file's line."""
+    last = traceback.extract_tb(error.__traceback__)[-1]
+    if isinstance(error, AttributeError | KeyError) and "ml_collections" in last.filename:
+        if "get_config" in str(error):
+            return "--config: the file has no get_config(); define one that returns a ConfigDict"
+        # ml_collections nests the key's repr and its 'Did you mean' in one another; keep the words.
+        words = re.sub(r"['\\]", "", str(error).replace("\\n", "; ").replace("\n", "; "))
+        return f"unknown config key: {words.strip(chr(34))}"
+    where = "" if isinstance(error, SyntaxError) else f" at {last.filename}:{last.lineno}"
+    return f"--config: {type(error).__name__}{where}: {error}"

@@ -137,6 +137,8 @@ def complete(config: ConfigDict | None) -> ConfigDict:
             full[key] = value
         except TypeError as error:
             raise UserError(f"config.{key}={value!r} should be a {type(full[key]).__name__}") from error
+        if full[key] is None:  # the one wrong type that ConfigDict lets through
+            raise UserError(f"config.{key}=None should be a {type(defaults()[key]).__name__}")
     _check(full)
     return full.lock()
 
@@ -147,8 +149,8 @@ def _check(config: ConfigDict) -> None:
             raise UserError(f"config.{key}={config[key]!r} is not one of {', '.join(choices)}")
     for key, value in config.items():
         least = _AT_LEAST.get(key, 0)
-        if isinstance(value, int | float) and not least <= value < float("inf"):
-            raise UserError(f"config.{key}={value} must be at least {least}")
+        if isinstance(value, int | float) and not least <= value < 2**63:  # nan and inf are not either
+            raise UserError(f"config.{key}={value} must be at least {least} and below 2**63")
     for key in _POSITIVE:
         if not config[key] > 0:
             raise UserError(f"config.{key}={config[key]} must be above 0")

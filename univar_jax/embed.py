@@ -3,7 +3,6 @@
 import dataclasses
 import itertools
 import json
-import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -17,7 +16,7 @@ from etils import epath
 from flax import nnx
 from jax.sharding import Mesh
 
-from univar_jax import __version__, batches, cli, encoder, mesh, models, qa, runs, shards, tokens, weights
+from univar_jax import __version__, batches, cli, encoder, files, mesh, models, qa, runs, tokens, weights
 from univar_jax import config as configs
 from univar_jax.cli import UserError
 
@@ -229,23 +228,24 @@ def _finished(path: Path, inputs: str) -> bool:
 
 def _write(path: Path, table: pa.Table) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    with open(path.with_name(f".{path.name}.{os.getpid()}.tmp"), "wb") as file:
+    with files.whole(path) as file:
         pq.write_table(table, file, compression="zstd")
-        shards.commit(file, path)
 
 
 if __name__ == "__main__":
     flags.DEFINE_string(
-        "model", None, "The encoder: a run's folder, an export, a Hugging Face folder, a hub id or minilm."
+        "model",
+        None,
+        "The encoder: a run's folder, an export, a Hugging Face folder, a hub id or minilm.",
+        required=True,
     )
-    flags.DEFINE_string("qa", None, "QA files: comma-separated files, folders and globs.")
-    flags.DEFINE_string("out", None, "The Parquet file to write.")
+    flags.DEFINE_string("qa", None, "QA files: comma-separated files, folders and globs.", required=True)
+    flags.DEFINE_string("out", None, "The Parquet file to write.", required=True)
     flags.DEFINE_integer("qas_per_view", 1, "QAs of a view.", lower_bound=1)
     flags.DEFINE_integer("max_tokens", 0, "Cap of a view in tokens; 0 = the encoder's positions.", lower_bound=0)
     flags.DEFINE_integer("seed", 0, "Of the handfuls where a view has several QAs.", lower_bound=0)
 
     def _main(f: flags.FlagValues) -> None:
-        cli.require(f, "model", "qa", "out")
         embed(f.model, f.qa, f.out, qas_per_view=f.qas_per_view, max_tokens=f.max_tokens, seed=f.seed)
 
     cli.run(_main)

@@ -5,7 +5,6 @@ import importlib.util
 import json
 import os
 import re
-import tempfile
 from importlib import resources
 from pathlib import Path
 
@@ -15,7 +14,7 @@ import numpy as np
 from etils import epath
 
 import univar_jax
-from univar_jax import cli, encoder, models, weights
+from univar_jax import cli, encoder, files, models, weights
 from univar_jax import config as univar_config
 from univar_jax.cli import UserError
 
@@ -79,15 +78,10 @@ def export_params(params: dict, encoder_folder: epath.Path, out: str, facts: dic
     if _is_there(epath.Path(out), univar):
         print(f"{out} is there and the same (step {univar['step']}, weights {univar['weights'][:12]}): nothing to do")
         return
-    remote = "://" in str(out)
-    with tempfile.TemporaryDirectory() as room:
-        target = Path(room) / epath.Path(out).name if remote else Path(out)
-        with models.whole_folder(target) as aside:
-            _fill(aside, params, epath.Path(encoder_folder), univar)
-            parity = _parity(aside)
-            _write_card(aside, univar, facts["metrics"], parity, epath.Path(out).name)
-        if remote:
-            _upload(target, epath.Path(out))
+    with files.whole_folder(epath.Path(out), last="univar.json") as aside:
+        _fill(aside, params, epath.Path(encoder_folder), univar)
+        parity = _parity(aside)
+        _write_card(aside, univar, facts["metrics"], parity, epath.Path(out).name)
     print(f"torch against jax on {_TEXTS} texts: {parity}")
     print(f"wrote {out} (step {univar['step']}, weights {univar['weights'][:12]})")
 
@@ -231,15 +225,6 @@ def _hub_id(shown: str) -> str | None:
     if shown == "minilm":
         return "sentence-transformers/all-MiniLM-L6-v2"
     return shown if "/" in shown else None
-
-
-def _upload(folder: Path, out: epath.Path) -> None:
-    """Copies to where nothing can be renamed whole: univar.json last, so that a half copy is never taken as done."""
-    files = sorted((f for f in folder.rglob("*") if f.is_file()), key=lambda f: f.name == "univar.json")
-    for file in files:
-        to = out / str(file.relative_to(folder))
-        to.parent.mkdir(parents=True, exist_ok=True)
-        to.write_bytes(file.read_bytes())
 
 
 def _write_json(path: Path, values: object) -> None:

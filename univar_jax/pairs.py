@@ -5,6 +5,7 @@ import hashlib
 import json
 import multiprocessing
 import os
+import threading
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -12,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from univar_jax import shards
+from univar_jax import files, shards
 from univar_jax.cli import UserError
 from univar_jax.tokens import Tokens
 from univar_jax.views import Law
@@ -99,7 +100,7 @@ def write(work: Work, workers: int) -> dict[str, dict]:
     # A fork would copy the tokenizer's threads mid-air.
     context = multiprocessing.get_context("spawn")
     try:
-        with ProcessPoolExecutor(min(workers, len(jobs)), context, _start, (work, os.getpid())) as pool:
+        with ProcessPoolExecutor(min(workers, len(jobs)), context, _start, (work,)) as pool:
             facts = list(pool.map(_write_shard, jobs))
     except BrokenProcessPool as error:
         raise UserError("a worker was killed; run the same command again, finished shards stay") from error
@@ -108,30 +109,37 @@ def write(work: Work, workers: int) -> dict[str, dict]:
 
 
 def _entry(work: Work, split: str, facts: list[dict]) -> dict:
-    index = np.concatenate([np.load(work.parts / f"{f['file']}.npy") for f in facts]).tobytes()
+    index = b"".join((work.parts / f"{f['file']}.index").read_bytes() for f in facts)
     name = f"index-{split}.bin"
-    shards.write_file(work.folder / name, index)
+    files.write(work.folder / name, index)
     totals = {key: sum(f.pop(key) for f in facts) for key in ("qas_dropped", "views_cut", "tokens")}
     records = sum(f["records"] for f in facts)
     index_entry = {"file": name, "sha256": hashlib.sha256(index).hexdigest()}
     return {"records": records, **totals, "index": index_entry, "shards": facts}
 
 
-# What a worker process holds: the work, its tokens, and the process that asked for it.
-_worker: tuple[Work, Tokens, int]
+# What a worker process holds: the work and its tokens.
+_worker: tuple[Work, Tokens]
 
 
-def _start(work: Work, parent: int) -> None:
+def _start(work: Work) -> None:
     global _worker
-    _worker = work, Tokens.load(work.parts), parent
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    _worker = work, Tokens.load(work.parts)
+
+
+def _end_with_parent() -> None:
+    # A killed parent's workers would wait for their next shard for ever, or write what its successor writes.
+    multiprocessing.parent_process().join()
+    os._exit(1)
 
 
 def _write_shard(job: tuple[str, int, str]) -> dict:
     """Writes one shard, or finds it whole; its facts for the manifest."""
-    work, tokens, parent = _worker
+    work, tokens = _worker
     split, number, name = job
-    path, facts_path = work.folder / name, work.parts / f"{name}.json"
-    if facts_path.exists() and path.exists():
+    path, facts_path, index_path = work.folder / name, work.parts / f"{name}.json", work.parts / f"{name}.index"
+    if all(p.exists() for p in (path, facts_path, index_path)):
         facts = json.loads(facts_path.read_text())
         if _sha256(path) == facts["sha256"]:
             return facts
@@ -141,17 +149,15 @@ def _write_shard(job: tuple[str, int, str]) -> dict:
 
     def pairs() -> Iterator[shards.Pair]:
         for pair, dropped, cut in make(work, tokens, split, records):
-            if os.getppid() != parent:  # killed: its successor may be writing this very shard
-                os._exit(1)
             facts["qas_dropped"] += dropped
             facts["views_cut"] += cut
             facts["tokens"] += len(pair.anchor) + len(pair.key)
             yield pair
 
     index = shards.write(path, pairs(), shards.features(np.dtype(work.ids_dtype), work.sources))
-    np.save(work.parts / f"{name}.npy", index)
+    shards.write_file(index_path, index.tobytes())
     facts |= {"bytes": path.stat().st_size, "sha256": _sha256(path)}
-    shards.write_file(facts_path, json.dumps(facts).encode())
+    files.write(facts_path, json.dumps(facts).encode())
     return facts
 
 

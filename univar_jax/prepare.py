@@ -12,7 +12,7 @@ from absl import flags
 from ml_collections import ConfigDict, config_flags
 from tokenizers import Tokenizer
 
-from univar_jax import cli, models, pairs, qa, shards, tokens, views
+from univar_jax import cli, files, models, pairs, qa, shards, tokens, views
 from univar_jax import config as configs
 from univar_jax.cli import UserError
 
@@ -61,14 +61,14 @@ def prepare(
         return shards.read_manifest(out)
     parts = folder / _PARTS
     parts.mkdir(parents=True, exist_ok=True)
-    shards.write_file(folder / _PARTIAL, _json(manifest))
+    files.write(folder / _PARTIAL, _json(manifest))
     work = pairs.Work(folder, parts, splits, kept["sources"], facts["ids_dtype"], config.max_tokens)
     _spell(work, tokenizer, answers.take(rows))
     manifest["splits"] = pairs.write(work, workers or os.cpu_count() or 1)
     codec = shards.features(np.dtype(work.ids_dtype), work.sources)
     shards.write_metadata(folder, codec, manifest["splits"])
     shutil.rmtree(parts)
-    shards.write_file(folder / shards.MANIFEST, _json(manifest))
+    files.write(folder / shards.MANIFEST, _json(manifest))
     (folder / _PARTIAL).unlink()
     _say_written(folder, manifest, time.monotonic() - began)
     return manifest

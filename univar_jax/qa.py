@@ -7,6 +7,7 @@ import hashlib
 import io
 import json
 import sys
+import zlib
 from collections.abc import Iterator, Sequence
 
 import numpy as np
@@ -91,7 +92,7 @@ def find(paths: str) -> list[epath.Path]:
         path = epath.Path(part).expanduser()
         if path.is_dir():
             files = sorted(_walk(path))
-        elif any(c in part for c in "*?["):
+        elif any(c in part for c in "*?[") and not path.exists():  # a name may hold a bracket
             root = epath.Path(path.anchor or ".")
             pattern = str(path.relative_to(root)) if path.anchor else part
             files = sorted(f for f in root.glob(pattern) if f.is_file())
@@ -99,7 +100,8 @@ def find(paths: str) -> list[epath.Path]:
             files = [path] if path.exists() else []
         if not files:
             raise UserError(f"{part}: no QA file there; give files, folders or globs of {', '.join(ENDINGS)}")
-        found |= {str(f): f for f in files}
+        for file in files:  # the key: one file has many spellings
+            found.setdefault(str(file.resolve()), file)
     if not found:
         raise UserError(f"no QA file given; give files, folders or globs of {', '.join(ENDINGS)}")
     return list(found.values())
@@ -118,7 +120,7 @@ def sources(answers: Answers) -> list[str]:
     columns = answers.columns
     personas = columns.get("persona") or [""] * len(answers)
     named = zip(columns["model"], columns["lang"], personas, strict=True)
-    return [f"{m}${lang}${p}" if p else f"{m}${lang}" for m, lang, p in named]
+    return ["$".join(word.strip() for word in words if word.strip()) for words in named]
 
 
 def text(question: str, answer: str) -> str:
@@ -163,6 +165,9 @@ def _check(file: epath.Path, number: int, row: Row) -> None:
     for name in ("model", "lang", "question"):
         if not row[name].strip():
             raise UserError(f"{file} row {number}: {name} is empty; fill it or delete the row")
+    for name in ("model", "lang", "persona"):
+        if len(row.get(name, "").split("\n")) > 1:  # DATA lists its sources one a line
+            raise UserError(f"{file} row {number}: {name}={row[name]!r} holds a line break; take it out")
     word = row.get("value_relevant", "").strip().lower()
     if word not in _TRUE + _FALSE:
         raise UserError(f"{file} row {number}: value_relevant={word!r}; use true, false or nothing")
@@ -176,7 +181,7 @@ def _rows(file: epath.Path, data: bytes) -> Iterator[tuple[int, Row]]:
     if file.name.endswith(".gz"):
         try:
             data = gzip.decompress(data)
-        except (OSError, EOFError) as error:
+        except (OSError, EOFError, zlib.error) as error:
             raise UserError(f"{file}: not a whole gzip file ({error}); make it again") from error
     content = _decode(file, data)
     yield from (_jsonl if file.name.endswith(".jsonl") else _csv)(file, content)
@@ -211,8 +216,11 @@ def _csv(file: epath.Path, content: str) -> Iterator[tuple[int, Row]]:
         header = [name.strip() for name in next(reader, [])]
         _columns(file, header)
         start = reader.line_num + 1
-        filled = (values for values in reader if values)  # empty lines between rows are no rows
-        for number, values in enumerate(filled, 1):
+        for values in reader:
+            if not values:  # an empty line between rows is no row
+                start = reader.line_num + 1
+                continue
+            number += 1
             if len(values) != len(header):
                 raise UserError(
                     f"{file} row {number} (line {start}): {len(values)} values for {len(header)} columns; "
@@ -221,7 +229,7 @@ def _csv(file: epath.Path, content: str) -> Iterator[tuple[int, Row]]:
             yield number, dict(zip(header, values, strict=True))
             start = reader.line_num + 1
     except csv.Error as error:
-        where = f"row {number + 1} (line {start})" if number or start > 1 else "header (line 1)"
+        where = f"row {number + 1} (line {start})" if start > 1 else "header (line 1)"
         why = "a quote is opened and never closed" if "end of data" in str(error) else str(error)
         cure = "close the quote, and double the quotes inside a quoted value"
         raise UserError(f"{file} {where}: {why}; {cure}") from error
@@ -235,7 +243,8 @@ def _jsonl(file: epath.Path, content: str) -> Iterator[tuple[int, Row]]:
         number += 1
         try:
             row = json.loads(line)
-        except json.JSONDecodeError as error:
+            line.encode()
+        except (ValueError, RecursionError) as error:  # a number of 5,000 digits, a thousand brackets
             raise UserError(f"{file} row {number} (line {line_number}): broken JSON ({error})") from error
         if not isinstance(row, dict):
             raise UserError(f"{file} row {number} (line {line_number}): not a JSON object")
@@ -248,11 +257,12 @@ def _parquet(file: epath.Path, data: bytes) -> Iterator[tuple[int, Row]]:
     import pyarrow.parquet as pq
 
     try:
-        table = pq.read_table(pa.BufferReader(data))
-    except pa.ArrowException as error:
-        raise UserError(f"{file}: not a Parquet file ({error}); make it again") from error
-    _columns(file, table.column_names)
-    for number, row in enumerate(table.to_pylist(), 1):
+        table = pq.ParquetFile(pa.BufferReader(data)).read()
+        _columns(file, table.column_names)
+        rows = table.to_pylist()
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{file}: not a whole Parquet file ({error}); make it again") from error
+    for number, row in enumerate(rows, 1):
         yield number, {k: _string(v) for k, v in row.items()}
 
 

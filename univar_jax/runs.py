@@ -12,7 +12,7 @@ import tensorboardX
 from etils import epath
 from ml_collections import ConfigDict
 
-from univar_jax import __version__, models, shards, step
+from univar_jax import __version__, files, models, step
 from univar_jax import config as configs
 from univar_jax.cli import UserError
 
@@ -173,7 +173,7 @@ def open_folder(workdir: str, config: ConfigDict, encoder: dict, manifest: dict)
         "version": __version__,
         "parts": parts,
     }
-    shards.write_file(path, (json.dumps(about, indent=1, sort_keys=True, ensure_ascii=False) + "\n").encode())
+    files.write(path, (json.dumps(about, indent=1, sort_keys=True, ensure_ascii=False) + "\n").encode())
     return identity
 
 
@@ -197,7 +197,7 @@ class Log:
         folder = Path(workdir).expanduser()
         path = folder / _METRICS
         kept = [line for line in _lines(path) if line["step"] <= step]
-        shards.write_file(path, "".join(json.dumps(line) + "\n" for line in kept).encode())
+        files.write(path, "".join(json.dumps(line) + "\n" for line in kept).encode())
         self._file = open(path, "a", encoding="utf-8")  # noqa: SIM115 (closed by close)
         self._board = tensorboardX.SummaryWriter(str(folder / "tensorboard"), purge_step=step + 1)
 

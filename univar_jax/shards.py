@@ -7,13 +7,13 @@ import os
 import struct
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import BinaryIO
 
 import google_crc32c
 import numpy as np
 import tensorflow_datasets as tfds
 from tensorflow_datasets.proto import tf_example_pb2
 
+from univar_jax import files
 from univar_jax.cli import UserError
 
 # Records of a shard: what a killed prepare may lose of a worker's time, and at λ = 80 some 130 MB.
@@ -50,13 +50,12 @@ def file_name(split: str, shard: int, shards: int) -> str:
 def write(path: Path, pairs: Iterable[Pair], codec: tfds.features.FeaturesDict) -> np.ndarray:
     """Writes a shard aside, syncs it and only then gives it its name; its part of the index."""
     entries, offset = [], 0
-    with open(_aside(path), "wb") as file:
+    with files.whole(path) as file:
         for pair in pairs:
             record = _frame(pair, codec)
             file.write(record)
             entries.append((offset, len(pair.anchor), len(pair.key)))
             offset += len(record)
-        commit(file, path)
     return np.array(entries, INDEX)
 
 
@@ -67,31 +66,6 @@ def _frame(pair: Pair, codec: tfds.features.FeaturesDict) -> bytes:
     payload = tf_example_pb2.Example.FromString(example).SerializeToString(deterministic=True)
     head = _HEAD.pack(len(payload), _masked_crc(struct.pack("<Q", len(payload))))
     return head + payload + _FOOT.pack(_masked_crc(payload))
-
-
-def _aside(path: Path) -> Path:
-    # The process number: a killed run's worker may live a moment longer than its parent.
-    return path.with_name(f".{path.name}.{os.getpid()}.tmp")
-
-
-def commit(file: BinaryIO, path: Path) -> None:
-    """Makes a file that was written aside whole: sync, close, rename, sync of the folder."""
-    file.flush()
-    os.fsync(file.fileno())
-    file.close()
-    os.replace(file.name, path)
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
-
-
-def write_file(path: Path, data: bytes) -> None:
-    """Writes a small file that is there whole or not at all."""
-    with open(_aside(path), "wb") as file:
-        file.write(data)
-        commit(file, path)
 
 
 def scan(path: Path, codec: tfds.features.FeaturesDict) -> tuple[np.ndarray, str]:

@@ -103,11 +103,11 @@ def separable(tokenizer: Tokenizer) -> bool:
 
     True where the tokenizer's first act on a text is BERT's: control characters and spaces become breaks,
     each word is spelt by itself, and nothing looks across a break. Byte-level and sentencepiece tokenizers
-    spell the newline or what follows it otherwise; added tokens that eat the space beside them would too.
+    spell the newline or what follows it otherwise; added tokens that eat or hold a space would too.
     """
     state = json.loads(tokenizer.to_str())
     kinds = [(state.get(part) or {}).get("type") for part in ("normalizer", "pre_tokenizer", "model")]
-    eats = any(t["lstrip"] or t["rstrip"] for t in state["added_tokens"])
+    eats = any(t["lstrip"] or t["rstrip"] or len(t["content"].split()) > 1 for t in state["added_tokens"])
     return kinds == ["BertNormalizer", "BertPreTokenizer", "WordPiece"] and not eats
 
 

@@ -287,13 +287,14 @@ def _say_start(
 
 
 if __name__ == "__main__":
-    flags.DEFINE_string("data", None, "The folder that prepare wrote.")
-    flags.DEFINE_string("workdir", None, "The run's folder: checkpoints, metrics.jsonl, TensorBoard, config.json.")
+    flags.DEFINE_string("data", None, "The folder that prepare wrote.", required=True)
+    flags.DEFINE_string(
+        "workdir", None, "The run's folder: checkpoints, metrics.jsonl, TensorBoard, config.json.", required=True
+    )
     flags.DEFINE_string("encoder", "", "The encoder to start from; empty = the one that DATA was prepared for.")
     CONFIG = config_flags.DEFINE_config_file("config", None, "The run's config; the same that prepare had.")
 
     def _main(f: flags.FlagValues) -> None:
-        cli.require(f, "data", "workdir")
         train(configs.complete(CONFIG.value), f.data, f.workdir, f.encoder)
 
     cli.run(_main)
