@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from univar_jax import analyze, figures, qa
+from univar_jax import analyze, embeddings, figures, qa
 from univar_jax.cli import UserError
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -164,7 +164,7 @@ def run(tmp_path, *files, out="r", **settings):
 
 
 def read(file):
-    return analyze.read(file, pathlib.Path(file).read_bytes(), [])
+    return embeddings.read(file, pathlib.Path(file).read_bytes(), [])
 
 
 def test_a_foreign_file_is_named_by_its_stem_and_k_is_clipped(small, tmp_path, capsys):
@@ -224,7 +224,7 @@ def test_equal_rows_are_matched_by_their_number(tmp_path):
     a, b = vectors(rows, 0, 0), vectors(rows, 0, 1)
     files, notes = [write(tmp_path / "a.parquet", rows, a)], []
     files.append(write(tmp_path / "b.parquet", [*rows[::-1], rows[0]], np.concatenate([b[::-1], b[:1]])))
-    one, two = analyze._align(analyze._join(files, [pathlib.Path(f).read_bytes() for f in files], notes), notes)
+    one, two = embeddings.align(embeddings.join(files, [pathlib.Path(f).read_bytes() for f in files], notes), notes)
     np.testing.assert_array_equal(one.z_nd, a)
     np.testing.assert_array_equal(two.z_nd, b[[3, 4, 5, 0, 1, 2]])
     assert notes == ["1 rows of b are not in all files: left out."]

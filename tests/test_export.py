@@ -121,16 +121,6 @@ def test_without_torch_it_says_so(tmp_path, monkeypatch, capsys):
     assert "not checked: pip install" in card and "| held-out scores in the run | none |" in card
 
 
-def test_upload_puts_the_seal_last(tmp_path, monkeypatch):
-    (tmp_path / "made" / "sub").mkdir(parents=True)
-    for name in ("a.json", "univar.json", "z.json", "sub/x"):
-        (tmp_path / "made" / name).write_text(name)
-    export._upload(tmp_path / "made", export.epath.Path(tmp_path / "there"))
-    assert contents(tmp_path / "there") == contents(tmp_path / "made")
-    times = {p.name: p.stat().st_mtime_ns for p in (tmp_path / "there").rglob("*") if p.is_file()}
-    assert max(times, key=times.get) == "univar.json"
-
-
 def test_real_minilm_on_real_texts(tmp_path, capsys, torch, monkeypatch):
     def no_network(*_):
         raise AssertionError("the check asked the network")

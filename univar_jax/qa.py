@@ -166,7 +166,7 @@ def _check(file: epath.Path, number: int, row: Row) -> None:
         if not row[name].strip():
             raise UserError(f"{file} row {number}: {name} is empty; fill it or delete the row")
     for name in ("model", "lang", "persona"):
-        if len(row.get(name, "").split("\n")) > 1:  # DATA lists its sources one a line
+        if "\n" in row.get(name, "").strip():  # DATA lists its sources one a line
             raise UserError(f"{file} row {number}: {name}={row[name]!r} holds a line break; take it out")
     word = row.get("value_relevant", "").strip().lower()
     if word not in _TRUE + _FALSE:
@@ -243,13 +243,14 @@ def _jsonl(file: epath.Path, content: str) -> Iterator[tuple[int, Row]]:
         number += 1
         try:
             row = json.loads(line)
-            line.encode()
-        except (ValueError, RecursionError) as error:  # a number of 5,000 digits, a thousand brackets
+            if not isinstance(row, dict):
+                raise UserError(f"{file} row {number} (line {line_number}): not a JSON object")
+            row = {k: _string(v) for k, v in row.items()}
+            "".join(row.values()).encode()  # half of an escaped emoji is JSON, but no text
+        except (ValueError, RecursionError) as error:  # also numbers of 5,000 digits, a thousand brackets
             raise UserError(f"{file} row {number} (line {line_number}): broken JSON ({error})") from error
-        if not isinstance(row, dict):
-            raise UserError(f"{file} row {number} (line {line_number}): not a JSON object")
         _columns(file, list(row), f" row {number} (line {line_number})")
-        yield number, {k: _string(v) for k, v in row.items()}
+        yield number, row
 
 
 def _parquet(file: epath.Path, data: bytes) -> Iterator[tuple[int, Row]]:
