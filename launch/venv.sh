@@ -1,17 +1,20 @@
-# Sourced by the other scripts: makes .venv with plain venv and pip, once; does nothing where it is there already.
-# Usage: venv EXTRA   → a .venv that has univar_jax[EXTRA], and its bin first in PATH.
+# Sourced by the other scripts. `venv EXTRA` makes .venv with plain venv and pip where it lacks univar_jax[EXTRA]
+# and puts its bin first in PATH; the second time it does nothing. VENV=FOLDER: another place.
 
 venv() {
-  local extra=$1 stamp began=$SECONDS
-  stamp=.venv/.$extra-$(sha256sum setup.py | cut -c1-16)
+  local extra=$1 home=${VENV:-.venv} began=$SECONDS stamp pip
+  stamp=$home/.univar_jax-$extra-$(sha256sum setup.py | cut -c1-16)
   if [[ ! -e $stamp ]]; then
-    echo "installing univar_jax[$extra] into .venv: several minutes, most of them the network's"
-    [[ -e .venv/bin/python ]] || "${PYTHON:-python3}" -m venv .venv
-    # PyPI's torch for Linux is the CUDA build; the index of CPU builds comes first where it can be reached.
-    .venv/bin/python -m pip install --quiet --disable-pip-version-check \
-      --extra-index-url https://download.pytorch.org/whl/cpu --editable ".[$extra]"
+    echo "installing univar_jax[$extra] into $home: some minutes, most of them the network's"
+    [[ -x $home/bin/python ]] || "${PYTHON:-python3}" -m venv "$home"
+    pip=("$home/bin/python" -m pip install --quiet --disable-pip-version-check)
+    # PyPI's torch for Linux is the CUDA build of several GB; the index of CPU builds goes first where it can be
+    # reached. On its own: pip asks every index for every package.
+    "${pip[@]}" --retries 1 --timeout 10 --extra-index-url https://download.pytorch.org/whl/cpu "torch>=2.13,<2.14"
+    "${pip[@]}" --editable ".[$extra]"
     touch "$stamp"
     echo "installed in $((SECONDS - began)) s"
   fi
-  export PATH="$PWD/.venv/bin:$PATH"
+  export PATH="$PWD/$home/bin:$PATH"
+  [[ $home != /* ]] || export PATH="$home/bin:$PATH"
 }

@@ -34,6 +34,8 @@ def run(stage: Callable[[flags.FlagValues], int | None]) -> None:
             return rest
         except (flags.Error, UserError) as error:
             _exit(error)
+        except SystemExit:  # how absl ends --help, with 1; the job was to help, and it was done
+            raise SystemExit(0) from None
         except Exception as error:  # config_flags runs the config file: what that raises is the user's too
             _exit(UserError(_config_fault(error)))
 
@@ -49,12 +51,7 @@ def run(stage: Callable[[flags.FlagValues], int | None]) -> None:
                 raise
             _exit(UserError(f"{error.filename or 'a file'}: {error.strerror}; mend that and run again"))
 
-    try:
-        app.run(main, flags_parser=parse)
-    except SystemExit as stop:
-        # absl ends --help with 1; the job was to help, and it was done.
-        asked_help = any(a.lstrip("-") in ("help", "helpshort", "helpfull") for a in sys.argv[1:])
-        raise SystemExit(0 if stop.code == 1 and asked_help else stop.code) from None
+    app.run(main, flags_parser=parse)
 
 
 def require(values: flags.FlagValues, *names: str) -> None:

@@ -155,7 +155,7 @@ def _write_shard(job: tuple[str, int, str]) -> dict:
             yield pair
 
     index = shards.write(path, pairs(), shards.features(np.dtype(work.ids_dtype), work.sources))
-    shards.write_file(index_path, index.tobytes())
+    files.write(index_path, index.tobytes())
     facts |= {"bytes": path.stat().st_size, "sha256": _sha256(path)}
     files.write(facts_path, json.dumps(facts).encode())
     return facts

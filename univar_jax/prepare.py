@@ -60,13 +60,15 @@ def prepare(
     if _finished(folder, manifest["fingerprint"]):
         return shards.read_manifest(out)
     parts = folder / _PARTS
-    parts.mkdir(parents=True, exist_ok=True)
-    files.write(folder / _PARTIAL, _json(manifest))
+    folder.mkdir(parents=True, exist_ok=True)
+    files.write(folder / _PARTIAL, _json(manifest))  # before all else: by it a killed run is known again
+    parts.mkdir(exist_ok=True)
     work = pairs.Work(folder, parts, splits, kept["sources"], facts["ids_dtype"], config.max_tokens)
     _spell(work, tokenizer, answers.take(rows))
     manifest["splits"] = pairs.write(work, workers or os.cpu_count() or 1)
     codec = shards.features(np.dtype(work.ids_dtype), work.sources)
-    shards.write_metadata(folder, codec, manifest["splits"])
+    manifest["metadata"] = shards.write_metadata(folder, codec, manifest["splits"])
+    manifest["sha256"] = configs.digest(manifest)
     shutil.rmtree(parts)
     files.write(folder / shards.MANIFEST, _json(manifest))
     (folder / _PARTIAL).unlink()
@@ -89,6 +91,9 @@ def _encoder(encoder: str, max_tokens: int) -> tuple[Tokenizer, dict]:
 def _taken(answers: qa.Answers, lang: str, include_control: bool) -> tuple[qa.Answers, dict]:
     """The answers that may make pairs, and the manifest's counts of what was there."""
     langs = [x.strip() for x in lang.split(",") if x.strip()]
+    for absent in sorted(set(langs) - set(answers.columns["lang"])):
+        there = ", ".join(sorted(set(answers.columns["lang"])))
+        raise UserError(f"--lang={absent}: no answer is in that language; there: {there}")
     spoken = np.array([not langs or x in langs for x in answers.columns["lang"]], bool)
     control = spoken & ~qa.value_relevant(answers)
     counts = {
@@ -169,13 +174,20 @@ def _order(
 
 def _finished(folder: Path, fingerprint: str) -> bool:
     """Whether DATA is there already; an error where something else is."""
-    if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
+    # A run killed in its first moment leaves no more than a manifest that never got its name.
+    nameless = list(folder.glob(f".{_PARTIAL}.*.tmp"))
+    if not folder.exists() or (folder.is_dir() and len(list(folder.iterdir())) == len(nameless)):
+        for leftover in nameless:
+            leftover.unlink(missing_ok=True)
         return False
     whole = (folder / shards.MANIFEST).exists()
     path = folder / (shards.MANIFEST if whole else _PARTIAL)
     if not path.exists():
         raise UserError(f"--out={folder} exists and is not a prepared folder; give another --out")
-    there = json.loads(path.read_text("utf-8")).get("fingerprint")
+    try:
+        there = json.loads(path.read_text("utf-8"))["fingerprint"]
+    except (ValueError, TypeError, KeyError) as error:
+        raise UserError(f"--out={folder}: its {path.name} is not of prepare; give another --out") from error
     if there != fingerprint:
         raise UserError(
             f"--out={folder} was prepared from other answers, tokenizer or config "

@@ -93,6 +93,8 @@ def find(paths: str) -> list[epath.Path]:
         if path.is_dir():
             files = sorted(_walk(path))
         elif any(c in part for c in "*?[") and not path.exists():  # a name may hold a bracket
+            if "**" in part:
+                raise UserError(f"{part}: ** is not read; give the folder itself, it is searched to its depths")
             root = epath.Path(path.anchor or ".")
             pattern = str(path.relative_to(root)) if path.anchor else part
             files = sorted(f for f in root.glob(pattern) if f.is_file())

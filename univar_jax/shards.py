@@ -13,12 +13,13 @@ import numpy as np
 import tensorflow_datasets as tfds
 from tensorflow_datasets.proto import tf_example_pb2
 
-from univar_jax import files
+from univar_jax import config, files
 from univar_jax.cli import UserError
 
 # Records of a shard: what a killed prepare may lose of a worker's time, and at λ = 80 some 130 MB.
 PER_SHARD = 4096
 MANIFEST = "manifest.json"
+_AGAIN = "remove the folder and prepare it again"
 _NAME = "univar"
 _HEAD, _FOOT = struct.Struct("<QI"), struct.Struct("<I")
 
@@ -94,13 +95,13 @@ def read_manifest(data: str) -> dict:
     """
     path = Path(data).expanduser() / MANIFEST
     try:
-        return json.loads(path.read_text("utf-8"))
+        return dict(json.loads(path.read_text("utf-8")))
     except FileNotFoundError as error:
         raise UserError(
             f"{path} is missing, so the folder is not there or not whole; run univar_jax.prepare --out={data}"
         ) from error
-    except ValueError as error:
-        raise UserError(f"{path} is broken ({error}); prepare the folder again") from error
+    except (ValueError, TypeError) as error:
+        raise UserError(f"{path} is broken ({error}); {_AGAIN}") from error
 
 
 def verify(data: str) -> None:
@@ -110,6 +111,11 @@ def verify(data: str) -> None:
       UserError: naming the first file that is missing, changed or damaged.
     """
     folder, manifest = Path(data).expanduser(), read_manifest(data)
+    if manifest.pop("sha256", None) != config.digest(manifest):
+        raise UserError(f"{folder / MANIFEST} is damaged: it has not the sha256 that it states; {_AGAIN}")
+    for name, sha256 in manifest["metadata"].items():
+        if hashlib.sha256(_read(folder / name)).hexdigest() != sha256:
+            raise UserError(f"{folder / name} is not the file that {MANIFEST} names; {_AGAIN}")
     codec = features(np.dtype(manifest["ids_dtype"]), manifest["sources"])
     for split in manifest["splits"]:
         index = Shards(folder, manifest, split).index
@@ -119,7 +125,7 @@ def verify(data: str) -> None:
             found, sha256 = scan(path, codec)
             expected = index[number * PER_SHARD :][: entry["records"]]
             if sha256 != entry["sha256"] or not np.array_equal(found, expected):
-                raise UserError(f"{path}: whole records, but not the manifest's; prepare the folder again")
+                raise UserError(f"{path}: whole records, but not the manifest's; {_AGAIN}")
         print(f"{split}: {len(index):,} records in {len(entries)} shards, whole", flush=True)
 
 
@@ -139,7 +145,7 @@ class Shards:
         path = folder / self._entry["index"]["file"]
         data = _read(path)
         if hashlib.sha256(data).hexdigest() != self._entry["index"]["sha256"]:
-            raise UserError(f"{path} is not the index that {folder}/manifest.json names; prepare again")
+            raise UserError(f"{path} is not the index that {folder / MANIFEST} names; {_AGAIN}")
         self.index = np.frombuffer(data, INDEX)
         self._files: dict[int, int] = {}
 
@@ -162,7 +168,7 @@ class Shards:
             try:
                 self._files[shard] = os.open(self._folder / name, os.O_RDONLY)
             except FileNotFoundError as error:
-                raise UserError(f"{self._folder / name} is missing; prepare the folder again") from error
+                raise UserError(f"{self._folder / name} is missing; {_AGAIN}") from error
         start = int(self.index["offset"][record])
         last = inside + 1 == self._entry["shards"][shard]["records"]
         stop = self._entry["shards"][shard]["bytes"] if last else int(self.index["offset"][record + 1])
@@ -172,7 +178,7 @@ class Shards:
 
 def _parse(data: bytes | memoryview, codec: tfds.features.FeaturesDict, where: str) -> Pair:
     """The record at the start of `data`."""
-    cure = "the shard is damaged; delete it and its manifest.json, then prepare again"
+    cure = f"the shard is damaged; {_AGAIN}"
     if len(data) < _HEAD.size:
         raise UserError(f"{where}: cut short at {len(data)} bytes; {cure}")
     length, crc = _HEAD.unpack_from(data)
@@ -197,16 +203,19 @@ def _read(path: Path) -> bytes:
     try:
         return path.read_bytes()
     except FileNotFoundError as error:
-        raise UserError(f"{path} is missing; prepare the folder again") from error
+        raise UserError(f"{path} is missing; {_AGAIN}") from error
 
 
-def write_metadata(folder: Path, codec: tfds.features.FeaturesDict, splits: dict[str, dict]) -> None:
+def write_metadata(folder: Path, codec: tfds.features.FeaturesDict, splits: dict[str, dict]) -> dict[str, str]:
     """Writes dataset_info.json and features.json, so that tfds.builder_from_directory opens the folder.
 
     Args:
       folder: where the shards are.
       codec: `features`.
       splits: name → {"shards": [{"records", "bytes", …}, …]}.
+
+    Returns:
+      Name and sha256 of each file that was written.
     """
     template = tfds.core.ShardedFileTemplate(data_dir=folder, dataset_name=_NAME, filetype_suffix="tfrecord")
     infos = [
@@ -226,3 +235,5 @@ def write_metadata(folder: Path, codec: tfds.features.FeaturesDict, splits: dict
         version="1.0.0",  # else a folder named like a version would write itself into the file
         check_data=False,  # it would need tensorflow
     )
+    names = ("dataset_info.json", "features.json", "source.labels.txt")
+    return {name: hashlib.sha256(_read(folder / name)).hexdigest() for name in names}

@@ -1,0 +1,97 @@
+"""The main job as a newcomer runs it: the quickstart script with two steps, on the real MiniLM."""
+
+import json
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+
+from .conftest import ROOT
+
+
+@pytest.fixture(scope="module")
+def quickstart(tmp_path_factory):
+    """OUT and what the script printed, on the first run and on the second."""
+    pytest.importorskip("torch", reason="the [torch] extra is not installed")
+    out = tmp_path_factory.mktemp("quickstart") / "out"
+    few = ["--config.steps=2", "--config.epochs=1", "--config.pairs=16"]
+    environment = os.environ | {"VENV": sys.prefix}
+    prints = []
+    for _ in range(2):
+        done = subprocess.run(
+            ["bash", "launch/quickstart.sh", out, *few], cwd=ROOT, env=environment, capture_output=True, text=True
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+        prints.append(done.stdout)
+    return out, *prints
+
+
+def test_it_ends_with_the_reports_path_and_the_page_stands_alone(quickstart):
+    out, first, _ = quickstart
+    assert first.rstrip().endswith(f"{out}/report/report.html")
+    page = (out / "report" / "report.html").read_text("utf-8")
+    assert "no difference shown" in page or "below" in page or "above" in page
+    assert "http" not in [word[:4] for word in page.replace('"', " ").replace("(", " ").split() if "src=" in word]
+
+
+def test_the_second_run_does_nothing_twice(quickstart):
+    _, first, second = quickstart
+    assert second.count("finished and the same") == 4  # prepare, train, two embeds
+    assert "nothing to do" in second and "made from the same inputs" in second
+    assert "step 1/" in first and "step 1/" not in second and "installing" not in second
+
+
+def test_the_export_is_checked_in_torch(quickstart):
+    out, first, _ = quickstart
+    figure = float(first.split("largest difference ")[1].split()[0])
+    assert figure <= 1e-5
+    assert f"largest difference {figure:.1e}" in (out / "model" / "README.md").read_text("utf-8")
+
+
+def test_the_export_loads_in_sentence_transformers_as_parquet_says(quickstart):
+    from sentence_transformers import SentenceTransformer
+
+    out, *_ = quickstart
+    table = pq.read_table(out / "trained.parquet").slice(0, 8)
+    theirs = SentenceTransformer(str(out / "model"), local_files_only=True).encode(table["text"].to_pylist())
+    np.testing.assert_allclose(np.array(table["embedding"].to_pylist()), theirs, atol=1e-5)
+
+
+def test_scores_are_of_held_out_questions_of_the_english_sources(quickstart):
+    out, *_ = quickstart
+    metrics = json.loads((out / "report" / "metrics.json").read_text("utf-8"))
+    held = [row for row in pq.read_table(out / "trained.parquet").to_pylist() if row["split"] == "heldout"]
+    assert metrics["n_scored"] == sum(row["lang"] == "eng" for row in held)
+    assert metrics["sources"] == 3 and metrics["chance"] == pytest.approx(1 / 3)
+    assert metrics["control"]["n"] == 180 and len(metrics["encoders"]) == 2 and len(metrics["paired"]) == 1
+    assert metrics["groups"] == len({row["question_id"] for row in held if row["lang"] == "eng"})
+
+
+MISTAKES = {
+    "prepare": ({"qa": "nowhere", "out": "OUT", "config": "configs/quickstart.py"}, "nowhere: no QA file"),
+    "train": ({"data": "nowhere", "workdir": "OUT", "config": "configs/quickstart.py"}, "manifest.json is missing"),
+    "export": ({"workdir": "nowhere", "out": "OUT"}, "is no run"),
+    "embed": ({"model": "./nowhere", "qa": "univar_jax/sample", "out": "OUT"}, "is no encoder"),
+    "analyze": ({"embeddings": "nowhere.parquet", "out": "OUT"}, "no such file"),
+}
+
+
+@pytest.mark.parametrize("name", MISTAKES)
+def test_a_mistake_ends_in_one_line_and_leaves_nothing(stage, tmp_path, name):
+    values, words = MISTAKES[name]
+    out = tmp_path / "out"
+    done = stage(name, **{k: out if v == "OUT" else v for k, v in values.items()})
+    assert done.returncode == 2
+    assert words in done.stderr and done.stderr.count("\n") == 1
+    assert not out.exists()
+
+
+@pytest.mark.parametrize("name", MISTAKES)
+def test_help_explains_each_flag(stage, name):
+    done = stage(name, help="true")
+    assert done.returncode == 0
+    for flag in MISTAKES[name][0]:
+        assert f"--{flag}:" in done.stdout
