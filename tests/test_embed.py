@@ -33,7 +33,11 @@ def single(run, tmp_path_factory):
 
 
 def rows():
-    return [row for file in sorted(SAMPLE.iterdir()) for row in csv.DictReader(open(file, encoding="utf-8"))]
+    found = []
+    for file in sorted(SAMPLE.iterdir()):
+        with open(file, encoding="utf-8") as text:
+            found += csv.DictReader(text)
+    return found
 
 
 def test_rows_come_in_the_order_of_the_input_with_their_columns(single):
@@ -87,7 +91,8 @@ def test_handfuls_use_each_answer_once_and_mix_nothing(run, tmp_path):
     file = SAMPLE / "smollm2-135m-instruct.csv"  # English: four answers fit into 512 tokens
     embed.embed(str(run), str(file), str(tmp_path / "e.parquet"), qas_per_view=4)
     table = pq.read_table(tmp_path / "e.parquet").to_pylist()
-    given = {row["question_id"]: row for row in csv.DictReader(open(file, encoding="utf-8"))}
+    with open(file, encoding="utf-8") as text:
+        given = {row["question_id"]: row for row in csv.DictReader(text)}
     assert sorted(q for row in table for q in row["question_id"]) == sorted(given)
     assert np.mean([len(row["question_id"]) for row in table]) > 3.5
     for row in table:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 
@@ -11,18 +12,19 @@ import pytest
 
 from .conftest import ROOT
 
+FEW = ["--config.steps=2", "--config.epochs=1", "--config.pairs=16"]
+
 
 @pytest.fixture(scope="module")
 def quickstart(tmp_path_factory):
     """OUT and what the script printed, on the first run and on the second."""
     pytest.importorskip("torch", reason="the [torch] extra is not installed")
     out = tmp_path_factory.mktemp("quickstart") / "out"
-    few = ["--config.steps=2", "--config.epochs=1", "--config.pairs=16"]
     environment = os.environ | {"VENV": sys.prefix}
     prints = []
     for _ in range(2):
         done = subprocess.run(
-            ["bash", "launch/quickstart.sh", out, *few], cwd=ROOT, env=environment, capture_output=True, text=True
+            ["bash", "launch/quickstart.sh", out, *FEW], cwd=ROOT, env=environment, capture_output=True, text=True
         )
         assert done.returncode == 0, done.stdout + done.stderr
         prints.append(done.stdout)
@@ -41,7 +43,7 @@ def test_the_second_run_does_nothing_twice(quickstart):
     _, first, second = quickstart
     assert second.count("finished and the same") == 4  # prepare, train, two embeds
     assert "nothing to do" in second and "made from the same inputs" in second
-    assert "step 1/" in first and "step 1/" not in second and "installing" not in second
+    assert "step 1/" in first and "step 1/" not in second and "installing univar_jax" not in second
 
 
 def test_the_export_is_checked_in_torch(quickstart):
@@ -68,6 +70,37 @@ def test_scores_are_of_held_out_questions_of_the_english_sources(quickstart):
     assert metrics["sources"] == 3 and metrics["chance"] == pytest.approx(1 / 3)
     assert metrics["control"]["n"] == 180 and len(metrics["encoders"]) == 2 and len(metrics["paired"]) == 1
     assert metrics["groups"] == len({row["question_id"] for row in held if row["lang"] == "eng"})
+
+
+def readme(language):
+    """The commands of README.md's blocks of this language, continued lines joined."""
+    blocks = re.findall(rf"```{language}\n(.*?)```", (ROOT / "README.md").read_text("utf-8"), re.S)
+    lines = "\n".join(blocks).replace("\\\n", " ").splitlines()
+    return [line for line in lines if line.strip() and not line.startswith("#")]
+
+
+def test_every_command_of_the_readme_runs(quickstart):
+    out, *_ = quickstart
+    scripts = {"bash launch/quickstart.sh", "bash launch/test.sh", "bash launch/test.sh --slow"}
+    stages = [line for line in readme("bash") if line not in scripts]
+    assert {line.split()[2] for line in stages} >= {
+        f"univar_jax.{name}" for name in ("prepare", "train", "export", "embed", "analyze")
+    }
+    for line in stages:
+        words = [sys.executable if word == "python" else word for word in line.replace("work/", f"{out}/").split()]
+        words += FEW if words[2].endswith((".prepare", ".train")) and "--verify" not in line else []
+        done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True)
+        assert done.returncode == 0, line + done.stderr
+        # The script made these very files: the same commands find them finished.
+        assert re.search("the same|whole|nothing to do", done.stdout), line + done.stdout
+
+
+def test_the_readmes_python_runs(quickstart):
+    out, *_ = quickstart
+    code = "\n".join(readme("python")).replace("work/", f"{out}/")
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "(384,)" in done.stdout
 
 
 MISTAKES = {

@@ -8,78 +8,69 @@ from ml_collections import ConfigDict
 
 from univar_jax.cli import UserError
 
-
-def defaults() -> ConfigDict:
-    """Every key with the paper's value for λ = 1 (arXiv 2404.07900 and its training code)."""
-    config = ConfigDict()
+# Every key with the paper's value for λ = 1 (arXiv 2404.07900 and its training code).
+_DEFAULTS = {
     # The draws of views, of the held-out questions and of nothing else.
-    config.seed = 42
-
+    "seed": 42,
     # -- the pairs -------------------------------------------------------------------------------------------
     # Pairs of views in one step of the whole world, not of a device: each anchor meets pairs - 1 negatives.
-    config.pairs = 64
+    "pairs": 64,
     # λ: a view holds uniform 1..max_qas QAs of its source.
-    config.max_qas = 1
+    "max_qas": 1,
     # Cap of a view in tokens, [CLS] and [SEP] included; at most the encoder's positions.
-    config.max_tokens = 256
+    "max_tokens": 256,
     # Tokens of a packed row; 0 = max_tokens. Longer rows fill better where a step has few of them.
-    config.row_tokens = 0
+    "row_tokens": 0,
     # prepare writes epochs × (number of training QAs) pairs, fresh ones each epoch.
-    config.epochs = 3
+    "epochs": 3,
     # Training steps; 0 = all records.
-    config.steps = 0
+    "steps": 0,
     # Whether the two views of a pair may not share a QA; the paper's may.
-    config.disjoint_views = False
+    "disjoint_views": False,
     # Share of question groups that never enter a training pair.
-    config.holdout = 0.2
-
+    "holdout": 0.2,
     # -- the loss --------------------------------------------------------------------------------------------
     # False: only anchor → key, as the paper's code; True: the mean of both directions.
-    config.symmetric = False
+    "symmetric": False,
     # Other pairs of the anchor's own source as negatives: keep (the paper) or mask.
-    config.same_source = "keep"
+    "same_source": "keep",
     # 1 / temperature, and whether it is learnt.
-    config.scale = 50.0
-    config.learn_scale = False
+    "scale": 50.0,
+    "learn_scale": False,
     # How the loss over the global batch is computed.
-    config.spread = "dense"
+    "spread": "dense",
     # Sizes of the leading parts of the vector that are trained too; () = only the whole.
-    config.matryoshka_dims = ()
-
+    "matryoshka_dims": (),
     # -- the encoder -----------------------------------------------------------------------------------------
     # Which attention runs.
-    config.kernel = "xla"
+    "kernel": "xla",
     # Rows that are encoded at a time; 0 = all at once.
-    config.rows_per_chunk = 0
+    "rows_per_chunk": 0,
     # What the backward pass computes again instead of keeping: none or full (every layer).
-    config.remat = "none"
+    "remat": "none",
     # float32 or bfloat16: the type of the matrix products; parameters and sums stay float32.
-    config.matmul_dtype = "float32"
-
+    "matmul_dtype": "float32",
     # -- the optimiser (AdamW, betas .9 and .999) ------------------------------------------------------------
-    config.lr = 2e-4
+    "lr": 2e-4,
     # Linear rise, then lr · sqrt(warmup_steps / step).
-    config.warmup_steps = 700
+    "warmup_steps": 700,
     # Not on vectors, biases and the scale.
-    config.weight_decay = 0.01
+    "weight_decay": 0.01,
     # Largest global norm of the gradient.
-    config.clip_norm = 1.0
-
+    "clip_norm": 1.0,
     # -- the machine -----------------------------------------------------------------------------------------
     # Mesh: batch over both axes, parameters over fsdp; mesh_data = 0: all devices that fsdp leaves.
-    config.mesh_data = 0
-    config.mesh_fsdp = 1
-
+    "mesh_data": 0,
+    "mesh_fsdp": 1,
     # -- the run's records -----------------------------------------------------------------------------------
-    config.save_every_steps = 2500
-    config.save_every_minutes = 10.0
+    "save_every_steps": 2500,
+    "save_every_minutes": 10.0,
     # Newest checkpoints that stay.
-    config.keep = 3
-    config.log_every_steps = 10
+    "keep": 3,
+    "log_every_steps": 10,
     # k-NN by source on held-out questions; 0 = only at the end.
-    config.eval_every_steps = 500
-    return config
-
+    "eval_every_steps": 500,
+}
 
 _CHOICES = {
     "same_source": ("keep", "mask"),
@@ -107,6 +98,11 @@ MACHINE_KEYS = (
     *("spread", "kernel", "rows_per_chunk", "remat", "mesh_data", "mesh_fsdp"),
     *("save_every_steps", "save_every_minutes", "keep", "log_every_steps", "eval_every_steps"),
 )
+
+
+def defaults() -> ConfigDict:
+    """Every key with its default, to be changed by a config file's get_config()."""
+    return ConfigDict(_DEFAULTS)
 
 
 def complete(config: ConfigDict | None) -> ConfigDict:

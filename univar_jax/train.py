@@ -1,14 +1,14 @@
 """The only loop: batches → step → metrics, checkpoints and a k-NN on held-out questions."""
 
-import math
+import dataclasses
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import jax
 import numpy as np
 from absl import flags
+from etils import epath
 from jax.sharding import Mesh
 from ml_collections import ConfigDict, config_flags
 
@@ -17,6 +17,7 @@ from univar_jax import config as configs
 from univar_jax import mesh as meshes
 from univar_jax import step as steps_
 from univar_jax.cli import UserError
+from univar_jax.progress import Progress
 
 # Views on either side of the in-loop k-NN: enough to see a trend, few enough to cost a few steps.
 _EVAL_VIEWS, _EVAL_K = 256, 20
@@ -34,23 +35,18 @@ def train(config: ConfigDict, data: str, workdir: str, model: str = "") -> None:
     Raises:
       UserError: for what the user can mend, before RUN is touched; a loss that is not finite.
     """
-    # -- data and encoder, checked against each other ----------------------------------------------------------
-    manifest = shards.read_manifest(data)
-    model = model or manifest["encoder"]["model"]
-    folder = models.folder(model)
-    architecture = models.read_config(folder)
-    _check(config, data, manifest, model, folder, architecture)
-    pairs = shards.Shards(Path(data).expanduser(), manifest, "train")
-    total = _total_steps(config, data, len(pairs))
+    inputs = _open(config, data, model)
+    manifest, pairs, total = inputs.manifest, inputs.pairs, inputs.total
 
     # -- mesh, shape of the batches, the run's folder ----------------------------------------------------------
     mesh = meshes.make(config.mesh_data, config.mesh_fsdp)
     lengths_n2 = pairs.lengths()
     form = batches.shape(lengths_n2, config.pairs, total, config.row_tokens or config.max_tokens, mesh.size)
-    params = weights.load(folder, architecture)
-    about = {"model": model, "weights": weights.digest(params)}
+    params = weights.load(inputs.folder, inputs.encoder)
+    about = {"model": inputs.model, "weights": weights.digest(params)}
     identity = runs.open_folder(workdir, config, about, manifest)
-    graph = encoder.build(architecture, matmul_dtype=config.matmul_dtype, kernel=config.kernel, remat=config.remat)
+    how = {"matmul_dtype": config.matmul_dtype, "kernel": config.kernel, "remat": config.remat}
+    graph = encoder.build(inputs.encoder, **how)
 
     with runs.manager(workdir, config.keep) as checkpoints:
         start = checkpoints.latest_step() or 0
@@ -70,10 +66,10 @@ def train(config: ConfigDict, data: str, workdir: str, model: str = "") -> None:
             donate_argnums=0,
             out_shardings=(shardings, meshes.whole(mesh)),
         )
-        _say_start(config, manifest, about, architecture, mesh, form, lengths_n2, start, total, identity)
+        _say_start(config, inputs, about["weights"], mesh, form, start, identity)
 
         # -- the loop ------------------------------------------------------------------------------------------
-        scores = _evaluation(Path(data).expanduser(), manifest, pairs, embed.embedder(graph, mesh))
+        scores = _evaluation(inputs, embed.embedder(graph, mesh))
         feed = batches.feed(pairs, range(start, total), config.pairs, form, mesh)
         save = lambda n, state: runs.save(checkpoints, n, state, identity)  # noqa: E731
         log = runs.Log(workdir, start)
@@ -91,7 +87,7 @@ def _loop(
     state: steps_.State,
     feed: Iterator[batches.Batch],
     steps: range,
-    progress: "Progress",
+    progress: Progress,
     scores: Callable[[dict], dict],
     save: Callable[[int, steps_.State], None],
 ) -> None:
@@ -123,90 +119,39 @@ def _loop(
             progress.restart()
 
 
-class Progress:
-    """Turns finished steps into lines of metrics.jsonl and of the screen.
+@dataclasses.dataclass(frozen=True)
+class Inputs:
+    """What a run starts from, checked against one another.
 
-    Args:
-      log: where lines go.
-      config: complete.
-      lengths_n2: tokens of each record's views.
-      slots: rows x tokens of a batch.
-      steps: that are to run.
+    Attributes:
+      data: DATA.
+      manifest: its manifest.
+      pairs: its training records.
+      total: steps of the run.
+      model: the word MODEL.
+      folder: the encoder's.
+      encoder: its config.
     """
 
-    def __init__(self, log: runs.Log, config: ConfigDict, lengths_n2: np.ndarray, slots: int, steps: range) -> None:
-        self._log, self._config, self._slots, self._steps = log, config, slots, steps
-        tokens_n = lengths_n2[: steps.stop * config.pairs].sum(1)
-        self._tokens = tokens_n.reshape(steps.stop, config.pairs).sum(1)
-        self._pending: tuple[int, dict] | None = None
-        self._paces: list[float] = []
-        self.restart()
-
-    def restart(self) -> None:
-        """Starts a new interval, so that evaluation and saving count for no speed."""
-        self._began, self._done, self._real, self._waited = time.monotonic(), 0, 0, 0.0
-
-    def add(self, n: int, metrics: dict, waited: float) -> None:
-        """Takes step n, not finished yet, after waiting `waited` seconds for its batch; retires the one before."""
-        self.retire()
-        self._pending = n, metrics
-        self._waited += waited
-
-    def retire(self, scores: Callable[[], dict[str, float]] | None = None) -> None:
-        """Waits for the pending step and writes its line where one is due.
-
-        Args:
-          scores: evaluated once the step is done; its eval/… go into the line.
-
-        Raises:
-          UserError: the loss is not finite.
-        """
-        if self._pending is None:
-            return
-        (n, metrics), self._pending = self._pending, None
-        values = {key: float(value) for key, value in jax.device_get(metrics).items()}
-        if not math.isfinite(values["loss"]):
-            raise UserError(
-                f"the loss is {values['loss']} at step {n}; checkpoints hold earlier steps only; "
-                f"lower --config.lr={self._config.lr} in a new --workdir"
-            )
-        self._done += 1
-        self._real += int(self._tokens[n - 1])
-        if scores or n % self._config.log_every_steps == 0:
-            seconds = time.monotonic() - self._began
-            self._write(n, values, seconds, scores() if scores else {})
-            self.restart()
-
-    def _write(self, n: int, values: dict, seconds: float, extra: dict) -> None:
-        pairs = self._done * self._config.pairs
-        line = {"step": n, **values, "pairs_per_s": pairs / seconds, "tokens_per_s": self._real / seconds}
-        line |= {"fill": self._real / (self._done * self._slots), "host_wait_s": self._waited, **extra}
-        self._log.write(line)
-        self._paces.append(seconds / self._done)
-        left = (self._steps.stop - n) * float(np.median(self._paces))
-        print(
-            f"step {n}/{self._steps.stop}  loss {values['loss']:.3f}  accuracy {values['accuracy']:.2f}  "
-            f"{line['pairs_per_s']:.1f} pairs/s  {line['tokens_per_s']:,.0f} tokens/s  fill {line['fill']:.2f}  "
-            + "".join(f"{key} {value:.3f}  " for key, value in extra.items())
-            + f"{_clock(left)} left",
-            flush=True,
-        )
+    data: Path
+    manifest: dict
+    pairs: shards.Shards
+    total: int
+    model: str
+    folder: epath.Path
+    encoder: models.EncoderConfig
 
 
-def _clock(seconds: float) -> str:
-    hours, rest = divmod(round(seconds), 3600)
-    return f"{hours}:{rest // 60:02d}:{rest % 60:02d}"
-
-
-def _check(
-    config: ConfigDict, data: str, manifest: dict, model: str, folder: Any, architecture: models.EncoderConfig
-) -> None:
+def _open(config: ConfigDict, data: str, model: str) -> Inputs:
+    manifest = shards.read_manifest(data)
     for key, prepared in manifest["config"].items():
         if config[key] != prepared:
             raise UserError(
                 f"config.{key}={config[key]} but --data={data} was prepared with {prepared}; "
                 f"use --config.{key}={prepared} or prepare again"
             )
+    model = model or manifest["encoder"]["model"]
+    folder = models.folder(model)
     found = tokens.digest(models.tokenizer(folder))
     if found != manifest["encoder"]["tokenizer"]:
         raise UserError(
@@ -214,10 +159,14 @@ def _check(
             f"({manifest['encoder']['tokenizer'][:8]}), that of --encoder={model} is another ({found[:8]}); "
             "prepare again with this encoder"
         )
+    architecture = models.read_config(folder)
     if config.max_tokens > architecture.positions:
         raise UserError(
             f"config.max_tokens={config.max_tokens} is more than the {architecture.positions} positions of {model}"
         )
+    pairs = shards.Shards(Path(data).expanduser(), manifest, "train")
+    total = _total_steps(config, data, len(pairs))
+    return Inputs(Path(data).expanduser(), manifest, pairs, total, model, folder, architecture)
 
 
 def _total_steps(config: ConfigDict, data: str, records: int) -> int:
@@ -234,14 +183,12 @@ def _total_steps(config: ConfigDict, data: str, records: int) -> int:
     return config.steps or possible
 
 
-def _evaluation(
-    data: Path, manifest: dict, train_pairs: shards.Shards, vectors: Callable
-) -> Callable[[dict], dict[str, float]]:
+def _evaluation(inputs: Inputs, vectors: Callable) -> Callable[[dict], dict[str, float]]:
     """k-NN by source: the neighbours are views of training questions, the queries are of held-out ones."""
-    if "eval" not in manifest["splits"]:
+    if "eval" not in inputs.manifest["splits"]:
         return lambda params: {}
-    held = shards.Shards(data, manifest, "eval")
-    known = [train_pairs.read(i) for i in range(min(_EVAL_VIEWS, len(train_pairs)))]
+    held = shards.Shards(inputs.data, inputs.manifest, "eval")
+    known = [inputs.pairs.read(i) for i in range(min(_EVAL_VIEWS, len(inputs.pairs)))]
     asked = [held.read(i) for i in range(min(_EVAL_VIEWS, len(held)))]
     known_n, asked_n = (np.array([p.source for p in side]) for side in (known, asked))
     k = min(_EVAL_K, len(known))
@@ -249,37 +196,28 @@ def _evaluation(
     def scores(params: dict) -> dict[str, float]:
         z_nd = vectors(params, [p.anchor for p in known + asked])
         found_n = evaluate.knn(z_nd[: len(known)], known_n, z_nd[len(known) :], k)
-        return {"eval/knn": float(np.mean(found_n == asked_n)), "eval/chance": 1 / len(manifest["sources"])}
+        return {"eval/knn": float(np.mean(found_n == asked_n)), "eval/chance": 1 / len(held.sources)}
 
     return scores
 
 
 def _say_start(
-    config: ConfigDict,
-    manifest: dict,
-    about: dict,
-    architecture: models.EncoderConfig,
-    mesh: Mesh,
-    form: batches.Shape,
-    lengths_n2: np.ndarray,
-    start: int,
-    total: int,
-    identity: str,
+    config: ConfigDict, inputs: Inputs, digest: str, mesh: Mesh, form: batches.Shape, start: int, identity: str
 ) -> None:
     """The run on one screen."""
-    real = lengths_n2[: total * config.pairs].sum() / total
+    real = inputs.pairs.lengths()[: inputs.total * config.pairs].sum() / inputs.total
+    shape, manifest = inputs.encoder, inputs.manifest
     lines = {
         "devices": meshes.table(mesh),
-        "encoder": f"{about['model']} ({architecture.architecture}, {architecture.layers} layers of "
-        f"{architecture.width}), weights {about['weights'][:8]}, {config.matmul_dtype} products, "
-        f"no dropout (its config.json says {architecture.dropout:g})",
-        "data": f"{len(manifest['sources'])} sources, {len(lengths_n2):,} pairs, {manifest['fingerprint'][:8]}; "
+        "encoder": f"{inputs.model} ({shape.architecture}, {shape.layers} layers of {shape.width}), weights "
+        f"{digest[:8]}, {config.matmul_dtype} products, no dropout (its config.json says {shape.dropout:g})",
+        "data": f"{len(manifest['sources'])} sources, {len(inputs.pairs):,} pairs, {manifest['fingerprint'][:8]}; "
         f"share held out {manifest['holdout']['share']:g}",
         "batch": f"{config.pairs} pairs, up to {config.pairs - 1} negatives an anchor, same source: "
         f"{config.same_source}",
         "rows": f"{form.rows} x {form.tokens} tokens, {form.segments} segments at most; {real:,.0f} tokens a step, "
         f"fill {real / (form.rows * form.tokens):.2f}",
-        "steps": f"{total}" + (f", going on after step {start}" if start else ""),
+        "steps": f"{inputs.total}" + (f", going on after step {start}" if start else ""),
         "seed": f"{config.seed}, run {identity[:8]}",
     }
     for key, value in lines.items():
