@@ -53,6 +53,7 @@ KINDS = {
     "bom.csv": lambda rows: b"\xef\xbb\xbf" + as_csv(rows),
     "a.csv.gz": lambda rows: gzip.compress(as_csv(rows)),
     "a.jsonl": lambda rows: "\n".join(json.dumps(r) for r in rows).encode(),
+    "a.jsonl.gz": lambda rows: gzip.compress("\n".join(json.dumps(r) for r in rows).encode()),
     "spaced.jsonl": lambda rows: "\r\n\r\n".join(json.dumps(r, ensure_ascii=False) for r in rows).encode(),
     "a.parquet": as_parquet,
 }
@@ -106,7 +107,7 @@ def test_a_column_that_some_files_lack_is_empty_there(tmp_path):
 
 @pytest.fixture
 def tree(tmp_path):
-    for name in ("b.csv", "a.jsonl", "deep/c.csv.gz", "notes.txt", "deep/d.parquet"):
+    for name in ("b.csv", "a.jsonl", "deep/c.csv.gz", "notes.txt", ".hidden.csv", "deep/d.parquet"):
         kind = "a" + name[name.index(".") :]
         write(tmp_path, name, KINDS[kind]([row(name, "a")]) if kind in KINDS else "text")
     return tmp_path
@@ -228,7 +229,7 @@ def test_a_qas_text_is_stripped():
 
 
 def test_value_relevant_in_all_its_words(tmp_path):
-    words = ["", "true", "True", "1", "YES", " true ", "false", "False", "0", "no", "FALSE "]
+    words = ["", "true", "True", "1", "1.0", " true ", "false", "False", "0.0", "no", "FALSE "]
     answers = qa.read(write(tmp_path, "a.csv", as_csv([row("q", "a", value_relevant=w) for w in words])))
     assert qa.value_relevant(answers).tolist() == [True] * 6 + [False] * 5
     assert qa.value_relevant(qa.read(write(tmp_path, "b.csv", GOOD))).all()

@@ -125,7 +125,7 @@ def embed(model: str, qa_paths: str, out: str, *, qas_per_view: int = 1, max_tok
     digest = weights.digest(loaded.params)
     facts = {"files": answers.files, "weights": digest, "per_view": qas_per_view, "cap": cap, "seed": seed}
     inputs = configs.digest(facts | {"holdout": loaded.holdout})
-    path = Path(out).expanduser()
+    path = files.local(out, "out")
     if _finished(path, inputs):
         return
     columns = _columns(answers, loaded.holdout)

@@ -56,7 +56,7 @@ def prepare(
     settings = {key: config[key] for key in configs.PREPARE_KEYS}
     manifest = {"law": LAW_VERSION, **facts, "config": settings, "qa": counts, **kept}
     manifest["fingerprint"] = configs.digest(manifest)
-    folder = Path(out).expanduser()
+    folder = files.local(out, "out")
     if _finished(folder, manifest["fingerprint"]):
         return shards.read_manifest(out)
     parts = folder / _PARTS

@@ -19,7 +19,7 @@ REQUIRED = ("model", "lang", "question", "answer")
 ENDINGS = (".csv", ".csv.gz", ".jsonl", ".parquet")
 # What exporters write for "no answer"; compared without case, after stripping.
 _NO_ANSWER = ("", "nan", "null")
-_TRUE, _FALSE = ("", "true", "1", "yes"), ("false", "0", "no")
+_TRUE, _FALSE = ("", "true", "1", "1.0", "yes"), ("false", "0", "0.0", "no")
 
 csv.field_size_limit(sys.maxsize)  # an answer may be longer than csv's 128 KiB
 
@@ -111,6 +111,8 @@ def find(paths: str) -> list[epath.Path]:
 
 def _walk(folder: epath.Path) -> Iterator[epath.Path]:
     for entry in folder.iterdir():  # epath has no recursive glob: it would be costly on object stores
+        if entry.name.startswith("."):  # editors and file managers leave copies there
+            continue
         if entry.is_dir():
             yield from _walk(entry)
         elif entry.name.endswith(ENDINGS):
@@ -186,7 +188,7 @@ def _rows(file: epath.Path, data: bytes) -> Iterator[tuple[int, Row]]:
         except (OSError, EOFError, zlib.error) as error:
             raise UserError(f"{file}: not a whole gzip file ({error}); make it again") from error
     content = _decode(file, data)
-    yield from (_jsonl if file.name.endswith(".jsonl") else _csv)(file, content)
+    yield from (_jsonl if ".jsonl" in file.name else _csv)(file, content)
 
 
 def _decode(file: epath.Path, data: bytes) -> str:

@@ -53,7 +53,7 @@ def read(workdir: str, step: int | None = None) -> Run:
     Raises:
       UserError: no run there, no finished checkpoint, or none of that step.
     """
-    folder = Path(workdir).expanduser()
+    folder = files.local(workdir, "workdir")
     if not (folder / _CONFIG).exists():
         raise UserError(f"{folder} is no run: it has no {_CONFIG}; give the --workdir of univar_jax.train")
     about = json.loads((folder / _CONFIG).read_text("utf-8"))
@@ -91,7 +91,7 @@ def manager(workdir: str, keep: int | None) -> ocp.CheckpointManager:
     """
     policy = ocp.checkpoint_managers.LatestN(keep) if keep else None
     return ocp.CheckpointManager(
-        epath.Path(workdir).expanduser() / _CHECKPOINTS,
+        epath.Path(files.local(workdir, "workdir")) / _CHECKPOINTS,
         options=ocp.CheckpointManagerOptions(preservation_policy=policy),
         item_handlers={
             "params": ocp.StandardCheckpointHandler(),
@@ -153,7 +153,7 @@ def open_folder(workdir: str, config: ConfigDict, encoder: dict, manifest: dict)
     Raises:
       UserError: RUN holds another run or anything else; nothing is touched.
     """
-    folder = Path(workdir).expanduser()
+    folder = files.local(workdir, "workdir")
     mathematics = {k: v for k, v in config.to_dict().items() if k not in configs.MACHINE_KEYS}
     parts = {"config": mathematics, "encoder": encoder["weights"], "data": manifest["fingerprint"]}
     identity = configs.digest(parts)
@@ -194,7 +194,7 @@ class Log:
     """
 
     def __init__(self, workdir: str, step: int) -> None:
-        folder = Path(workdir).expanduser()
+        folder = files.local(workdir, "workdir")
         path = folder / _METRICS
         kept = [line for line in _lines(path) if line["step"] <= step]
         files.write(path, "".join(json.dumps(line) + "\n" for line in kept).encode())

@@ -93,7 +93,7 @@ def read_manifest(data: str) -> dict:
     Raises:
       UserError: there is none, or it is broken.
     """
-    path = Path(data).expanduser() / MANIFEST
+    path = files.local(data, "data") / MANIFEST
     try:
         return dict(json.loads(path.read_text("utf-8")))
     except FileNotFoundError as error:
@@ -110,7 +110,7 @@ def verify(data: str) -> None:
     Raises:
       UserError: naming the first file that is missing, changed or damaged.
     """
-    folder, manifest = Path(data).expanduser(), read_manifest(data)
+    folder, manifest = files.local(data, "verify"), read_manifest(data)
     if manifest.pop("sha256", None) != config.digest(manifest):
         raise UserError(f"{folder / MANIFEST} is damaged: it has not the sha256 that it states; {_AGAIN}")
     for name, sha256 in manifest["metadata"].items():

@@ -12,7 +12,7 @@ from etils import epath
 from jax.sharding import Mesh
 from ml_collections import ConfigDict, config_flags
 
-from univar_jax import batches, cli, embed, encoder, evaluate, models, runs, shards, tokens, weights
+from univar_jax import batches, cli, embed, encoder, evaluate, files, models, runs, shards, tokens, weights
 from univar_jax import config as configs
 from univar_jax import mesh as meshes
 from univar_jax import step as steps_
@@ -164,9 +164,9 @@ def _open(config: ConfigDict, data: str, model: str) -> Inputs:
         raise UserError(
             f"config.max_tokens={config.max_tokens} is more than the {architecture.positions} positions of {model}"
         )
-    pairs = shards.Shards(Path(data).expanduser(), manifest, "train")
+    pairs = shards.Shards(files.local(data, "data"), manifest, "train")
     total = _total_steps(config, data, len(pairs))
-    return Inputs(Path(data).expanduser(), manifest, pairs, total, model, folder, architecture)
+    return Inputs(files.local(data, "data"), manifest, pairs, total, model, folder, architecture)
 
 
 def _total_steps(config: ConfigDict, data: str, records: int) -> int:
