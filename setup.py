@@ -47,7 +47,7 @@ setup(
         "quickstart": ANALYZE + TORCH,
         # Reads every record with builder.as_dataset and plain tf.data in one slow test; nothing else needs it.
         "tf": ["tensorflow-cpu~=2.21"],
-        "test": [*ANALYZE, *TORCH, "pytest~=9.0", "pytest-xdist~=3.8", "ruff>=0.17,<0.18"],
+        "test": [*ANALYZE, *TORCH, "pytest~=9.0", "ruff>=0.17,<0.18"],
         "tpu": ["jax[tpu]>=0.10.2,<0.11"],
         "cuda": ["jax[cuda12]>=0.10.2,<0.11"],
     },
