@@ -10,7 +10,7 @@ venv() {
     pip=("$home/bin/python" -m pip install --quiet --disable-pip-version-check)
     # PyPI's torch for Linux is the CUDA build of several GB; the index of CPU builds goes first where it can be
     # reached. On its own: pip asks every index for every package.
-    "${pip[@]}" --retries 1 --timeout 10 --extra-index-url https://download.pytorch.org/whl/cpu "torch>=2.13,<2.14"
+    "${pip[@]}" --quiet --retries 0 --timeout 10 --extra-index-url https://download.pytorch.org/whl/cpu "torch>=2.13,<2.14"
     "${pip[@]}" --editable ".[$extra]"
     touch "$stamp"
     echo "installed in $((SECONDS - began)) s"
