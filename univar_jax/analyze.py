@@ -14,7 +14,6 @@ from univar_jax.config import digest
 from univar_jax.embeddings import Encoder
 
 _ABOUT = ("weights", "step", "config_hash", "version", "qas_per_view")
-_SHARE = 0.2  # held out where the files name no rule
 
 
 def analyze(embeddings: Sequence[str], out: str, k: int = 50, lang: Sequence[str] = (), seed: int = 0) -> None:
@@ -31,6 +30,9 @@ def analyze(embeddings: Sequence[str], out: str, k: int = 50, lang: Sequence[str
       UserError: a file that cannot be used, no common row, an unknown language, an OUT with other content.
     """
     folder = epath.Path(out).expanduser()
+    embeddings = [file for file in embeddings if file.strip()]
+    if not embeddings:
+        raise UserError("--embeddings names no file; give Parquet files that embed wrote")
     data = [embedding_files.content(file) for file in embeddings]
     shas = [hashlib.sha256(d).hexdigest() for d in data]
     if len(set(shas)) < len(shas):
@@ -67,7 +69,7 @@ def _fit_side(encoder: Encoder, groups_n: np.ndarray, seed: int, notes: list[str
         notes.append("Without a column split the rows were split by question here; the encoder may have seen them.")
     try:
         rule = dict(json.loads(encoder.meta.get("holdout") or "{}") or {})
-        rule_seed, share = int(rule.get("seed", seed)), float(rule.get("share") or _SHARE)
+        rule_seed, share = int(rule.get("seed", seed)), float(rule.get("share") or qa.SHARE)
     except (TypeError, ValueError) as error:
         raise UserError(f"the metadata's holdout is {encoder.meta['holdout']!r}; it should be JSON") from error
     ours_n = ~np.isin(split_n, ("train", "heldout"))

@@ -9,7 +9,8 @@ from collections.abc import Callable
 from absl import app, flags, logging
 
 # What the system refuses and the user can mend; any other OSError is a fault of ours.
-_USERS_ERRNO = (errno.EACCES, errno.EPERM, errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.ENOTDIR)
+_USERS_ERRNO = (errno.EACCES, errno.EPERM, errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.ENOTDIR, errno.EEXIST)
+_USERS_ERRNO += (errno.EISDIR, errno.ENAMETOOLONG)
 
 
 class UserError(Exception):

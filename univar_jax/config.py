@@ -162,6 +162,11 @@ def _check(config: ConfigDict) -> None:
             raise UserError(f"config.{key}={config[key]} is not in this version; leave it {only}")
 
 
+def mathematics(config: ConfigDict | dict) -> dict:
+    """The config without the machine's keys: what two runs that learn the same have in common."""
+    return {key: value for key, value in dict(config).items() if key not in MACHINE_KEYS}
+
+
 def digest(values: object) -> str:
     """sha256 of plain values written as JSON with sorted keys; 64 hex digits."""
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()

@@ -24,8 +24,9 @@ from univar_jax.cli import UserError
 _SLOTS = 4096
 # Shortest row, and most views in one: short views share a row, longer ones get rows of twice the tokens.
 _ROW, _SEGMENTS = 256, 32
+_FEWEST = 8
 # The rule for an encoder that no run of ours trained: it has seen nothing, so any split of questions is fair.
-_NO_RUN = {"seed": 0, "share": 0.2, "corpora": []}
+_NO_RUN = {"seed": 0, "share": qa.SHARE, "corpora": []}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,18 +52,23 @@ class Model:
 
 def open_model(model: str) -> Model:
     """MODEL_OR_RUN: the newest checkpoint of a run, an export of one, or any encoder."""
-    name = model if model == "minilm" else Path(model).name
+    name = model if model == "minilm" else Path(model).absolute().name
     if runs.is_run(model):
         run = runs.read(model)
         rule = run.manifest["holdout"]
-        return Model(name, run.encoder_folder, run.params, rule, run.step, configs.digest(run.config))
+        return Model(
+            name, run.encoder_folder, run.params, rule, run.step, configs.digest(configs.mathematics(run.config))
+        )
     folder = models.folder(model)
     params = weights.load(folder, models.read_config(folder))
     facts = folder / "univar.json"
     if not facts.exists():
         return Model(name, folder, params, _NO_RUN)
-    known = json.loads(facts.read_text("utf-8"))
-    return Model(name, folder, params, known["holdout"], known["step"], known["config_hash"])
+    try:
+        known = json.loads(facts.read_text("utf-8"))
+        return Model(name, folder, params, known["holdout"], known["step"], known["config_hash"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{facts} is broken ({cli.one_line(error)}); export the run again") from error
 
 
 def embedder(graph: nnx.GraphDef, devices: Mesh) -> Callable[[dict, Sequence[np.ndarray]], np.ndarray]:
@@ -119,6 +125,8 @@ def embed(model: str, qa_paths: str, out: str, *, qas_per_view: int = 1, max_tok
     began, loaded = time.monotonic(), open_model(model)
     config = models.read_config(loaded.folder)
     cap = max_tokens or config.positions
+    if cap < _FEWEST:
+        raise UserError(f"--max_tokens={cap} leaves no room for words beside the special tokens; use {_FEWEST} or more")
     if cap > config.positions:
         raise UserError(f"--max_tokens={cap} is more than the {config.positions} positions of --model={model}")
     answers = qa.read(qa_paths)
@@ -152,6 +160,7 @@ def embed(model: str, qa_paths: str, out: str, *, qas_per_view: int = 1, max_tok
         "config_hash": loaded.config_hash,
         "holdout": json.dumps(loaded.holdout, sort_keys=True),
         "qas_per_view": str(qas_per_view),
+        "max_tokens": str(cap),
         "version": __version__,
         "inputs": inputs,
     }
@@ -162,7 +171,9 @@ def embed(model: str, qa_paths: str, out: str, *, qas_per_view: int = 1, max_tok
 def _columns(answers: qa.Answers, holdout: dict) -> dict[str, list[str]]:
     """Everything but the texts, with each QA's source and split."""
     columns = {k: v for k, v in answers.columns.items() if k not in ("question", "answer", "text", "split")}
-    held = qa.heldout(qa.groups(answers.columns), holdout["seed"], holdout["share"])
+    # The group is written out: without the question's own column nobody else could tell it.
+    columns["group_id"] = qa.groups(answers.columns)
+    held = qa.heldout(columns["group_id"], holdout["seed"], holdout["share"])
     corpora = columns.get("dataset") or [""] * len(answers)
     sides = [
         ("heldout" if h else "train") if c in holdout["corpora"] else "unseen"
@@ -176,7 +187,7 @@ def _handfuls(answers: qa.Answers, split: list[str], holdout: dict, size: int, s
 
     The side counts for `unseen` rows too, so that whoever splits them later by that rule splits no view.
     """
-    held = qa.heldout(qa.groups(answers.columns), holdout["seed"], holdout["share"])
+    held = qa.heldout(qa.groups(answers.columns), holdout["seed"], holdout["share"] or qa.SHARE)
     keys = [
         qa.sources(answers),
         answers.columns.get("dataset") or [""] * len(answers),
@@ -214,6 +225,8 @@ def _table(
 
 
 def _finished(path: Path, inputs: str) -> bool:
+    if path.is_dir():
+        raise UserError(f"--out={path} is a folder; give the name of a Parquet file")
     if not path.exists():
         return False
     try:

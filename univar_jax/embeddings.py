@@ -10,6 +10,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from etils import epath
 
+from univar_jax import qa
 from univar_jax.cli import UserError
 
 _QUESTION = ("group_id", "question_id", "question", "value_relevant")
@@ -75,6 +76,10 @@ def _complete(file: str, columns: dict[str, list[str]]) -> dict[str, np.ndarray]
     columns.setdefault("lang", [p[1] if len(p) > 1 else "" for p in parts])
     # Without text each row stands for itself: matched by its place, held out alone.
     columns.setdefault("text", [f"row {i}" for i in range(len(parts))])
+    # A view's text starts with its question, by which it is held out where nothing else tells.
+    columns.setdefault("question", [text.removeprefix("Q: ").split(" A: ")[0] for text in columns["text"]])
+    for number, word in enumerate(columns.get("value_relevant", []), 1):
+        qa.check_relevant(file, number, word)
     return {name: np.array(columns.get(name, [""] * len(parts)), object) for name in _COLUMNS}
 
 
@@ -109,6 +114,7 @@ def join(files: Sequence[str], data: Sequence[bytes], notes: list[str]) -> list[
         if old.z_nd.shape[1] != new.z_nd.shape[1]:
             sizes = f"vectors of {new.z_nd.shape[1]} numbers, {old.z_nd.shape[1]} in {first} of the same encoder"
             raise UserError(f"{file}: {sizes}; embed both with the same settings")
+        _check_joint(file, first, old, new)
         columns = {c: np.concatenate([old.columns[c], new.columns[c]]) for c in _COLUMNS}
         z_nd = np.concatenate([old.z_nd, new.z_nd])
         joined[key] = first, Encoder(old.name, new.meta | old.meta, z_nd, columns)
@@ -116,6 +122,18 @@ def join(files: Sequence[str], data: Sequence[bytes], notes: list[str]) -> list[
     twice = collections.Counter(e.name for e in encoders)
     names = [f"{e.name} #{i}" if twice[e.name] > 1 else e.name for i, e in enumerate(encoders, 1)]
     return [dataclasses.replace(e, name=name) for e, name in zip(encoders, names, strict=True)]
+
+
+def _check_joint(file: str, first: str, old: Encoder, new: Encoder) -> None:
+    """Files of one encoder are parts of one whole: the same settings, other rows."""
+    for key in ("qas_per_view", "max_tokens"):
+        if old.meta.get(key) != new.meta.get(key):
+            had = f"{key} {new.meta.get(key)}, {first} of the same encoder {old.meta.get(key)}"
+            raise UserError(f"{file} was made with {had}; embed both with the same settings")
+    there = set(zip(old.columns["source"], old.columns["text"], strict=True))
+    twice = sum(row in there for row in zip(new.columns["source"], new.columns["text"], strict=True))
+    if twice:
+        raise UserError(f"{file}: {twice:,} of its rows are in {first} too, of the same encoder; name each row once")
 
 
 def align(encoders: list[Encoder], notes: list[str]) -> list[Encoder]:

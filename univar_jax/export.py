@@ -68,8 +68,8 @@ def export_params(params: dict, encoder_folder: epath.Path, out: str, facts: dic
     univar = {
         "version": univar_jax.__version__,
         "encoder": _shown(facts["encoder"]),
-        "config": facts["config"],
-        "config_hash": univar_config.digest(facts["config"]),
+        "config": univar_config.mathematics(facts["config"]),
+        "config_hash": univar_config.digest(univar_config.mathematics(facts["config"])),
         "step": facts["step"],
         "holdout": facts["holdout"],
         "fingerprint": facts["fingerprint"],
@@ -87,11 +87,13 @@ def export_params(params: dict, encoder_folder: epath.Path, out: str, facts: dic
 
 
 def _is_there(out: epath.Path, univar: dict) -> bool:
-    if not out.exists():
+    if not out.exists() or (out.is_dir() and not any(out.iterdir())):
         return False
-    told = out / "univar.json"
-    if told.exists() and json.loads(told.read_text()) == json.loads(json.dumps(univar)):
-        return True
+    try:
+        if json.loads((out / "univar.json").read_text()) == json.loads(json.dumps(univar)):
+            return True
+    except (OSError, ValueError):
+        pass  # no such file, or another program's
     raise UserError(f"--out={out} exists and is not this export; give another name or remove it (nothing was touched)")
 
 

@@ -14,14 +14,14 @@ from univar_jax.cli import UserError
 
 
 def local(path: str, flag: str) -> Path:
-    """A path on this machine's disks.
+    """An absolute path on this machine's disks.
 
     Raises:
       UserError: it is remote; what is written and read here in place needs renames, syncs and seeks.
     """
     if "://" in path:
         raise UserError(f"--{flag}={path} is remote, which this version does not do; give a local folder")
-    return Path(path).expanduser()
+    return Path(path).expanduser().absolute()  # Orbax takes no other
 
 
 @contextmanager

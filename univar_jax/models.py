@@ -77,7 +77,12 @@ def tokenizer(folder: epath.Path) -> Any:
             "of the package transformers"
         )
     # MiniLM's file cuts and pads at 128 tokens: without this every longer view would be cut in silence.
-    found = tokenizers.Tokenizer.from_str(path.read_text())
+    try:
+        found = tokenizers.Tokenizer.from_str(path.read_text())
+    except Exception as error:  # the one kind that tokenizers raises
+        raise UserError(
+            f"{path} is no tokenizer of the package tokenizers ({one_line(error)}); save it again"
+        ) from error
     found.no_truncation()
     found.no_padding()
     return found
@@ -186,7 +191,10 @@ def _complete(path: epath.Path, kind: str, given: dict) -> Any:
 def _check_pooling(path: epath.Path) -> None:
     if not path.exists():
         return
-    pooling = json.loads(path.read_text())
+    try:
+        pooling = dict(json.loads(path.read_text()))
+    except (ValueError, TypeError) as error:
+        raise UserError(f"{path} cannot be read as a JSON object ({one_line(error)})") from error
     # sentence-transformers writes pooling_mode since version 6, one switch a mode before.
     old = "pooling_mode_"
     modes = pooling.get(old[:-1]) or [k.removeprefix(old) for k, v in pooling.items() if k.startswith(old) and v]

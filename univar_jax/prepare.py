@@ -55,7 +55,9 @@ def prepare(
     splits, rows, kept = _split(answers, config)
     settings = {key: config[key] for key in configs.PREPARE_KEYS}
     manifest = {"law": LAW_VERSION, **facts, "config": settings, "qa": counts, **kept}
-    manifest["fingerprint"] = configs.digest(manifest)
+    # The tokenizer decides the records, not the name or the place that the user gave for it.
+    nameless = {k: v for k, v in facts["encoder"].items() if k != "model"}
+    manifest["fingerprint"] = configs.digest(manifest | {"encoder": nameless})
     folder = files.local(out, "out")
     if _finished(folder, manifest["fingerprint"]):
         return shards.read_manifest(out)
@@ -111,7 +113,10 @@ def _taken(answers: qa.Answers, lang: str, include_control: bool) -> tuple[qa.An
         + ("taken too" if include_control else "left out"),
         flush=True,
     )
-    return answers.take(np.flatnonzero(spoken & (~control | include_control))), counts
+    taken = np.flatnonzero(spoken & (~control | include_control))
+    if not len(taken):
+        raise UserError(f"all {int(spoken.sum()):,} rows have value_relevant false; --include_control takes them too")
+    return answers.take(taken), counts
 
 
 def _split(answers: qa.Answers, config: ConfigDict) -> tuple[dict[str, pairs.Split], np.ndarray, dict]:
@@ -121,6 +126,7 @@ def _split(answers: qa.Answers, config: ConfigDict) -> tuple[dict[str, pairs.Spl
       The splits; the answers that they hold, in their order; the manifest's facts on sources and holdout.
     """
     groups = np.array(qa.groups(answers.columns), object)
+    _say_mixed(answers)
     held = qa.heldout(groups, config.seed, config.holdout)
     names = np.array(qa.sources(answers), object)
     sizes = collections.Counter(names[~held])
@@ -129,8 +135,9 @@ def _split(answers: qa.Answers, config: ConfigDict) -> tuple[dict[str, pairs.Spl
     for name, size in left_out.items():
         print(f"left out: {name} has {size} QA{'s' * (size != 1)} to train on, a source needs 2", flush=True)
     if not sources:
+        names_of_files = ", ".join(name for name, _ in answers.files[:3]) + (", …" if len(answers.files) > 3 else "")
         raise UserError(
-            f"no source has 2 QAs to train on ({len(answers)} rows of {len(left_out)} sources taken, "
+            f"{names_of_files}: no source has 2 QAs to train on ({len(answers)} rows of {len(left_out)} sources taken, "
             f"{int(held.sum())} held out); give more answers or a smaller --config.holdout"
         )
     datasets = np.array(answers.columns.get("dataset") or [""] * len(answers), object)
@@ -151,6 +158,17 @@ def _split(answers: qa.Answers, config: ConfigDict) -> tuple[dict[str, pairs.Spl
     order = np.array([number.get(name, -1) for name in names])
     splits, rows = _order(order, held, config, len(sources))
     return splits, rows, {"sources": sources, "left_out": left_out, "holdout": holdout}
+
+
+def _say_mixed(answers: qa.Answers) -> None:
+    for name in ("group_id", "question_id"):
+        filled = sum(bool(word.strip()) for word in answers.columns.get(name, []))
+        if 0 < filled < len(answers):
+            print(
+                f"warning: {name} is filled in {filled:,} of {len(answers):,} rows; a question that has it in some "
+                "rows only may lie on both sides of the holdout",
+                flush=True,
+            )
 
 
 def _order(

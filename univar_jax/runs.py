@@ -1,7 +1,9 @@
 """The folder of a run: config.json, checkpoints/, metrics.jsonl and TensorBoard events; written by train only."""
 
+import contextlib
 import dataclasses
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +14,7 @@ import tensorboardX
 from etils import epath
 from ml_collections import ConfigDict
 
-from univar_jax import __version__, files, models, step
+from univar_jax import __version__, cli, files, models, step
 from univar_jax import config as configs
 from univar_jax.cli import UserError
 
@@ -44,7 +46,7 @@ class Run:
 
 def is_run(path: str) -> bool:
     """Whether a folder is a run's."""
-    return (Path(path).expanduser() / _CHECKPOINTS).is_dir()
+    return "://" not in path and _about(Path(path).expanduser()) is not None
 
 
 def read(workdir: str, step: int | None = None) -> Run:
@@ -54,9 +56,9 @@ def read(workdir: str, step: int | None = None) -> Run:
       UserError: no run there, no finished checkpoint, or none of that step.
     """
     folder = files.local(workdir, "workdir")
-    if not (folder / _CONFIG).exists():
-        raise UserError(f"{folder} is no run: it has no {_CONFIG}; give the --workdir of univar_jax.train")
-    about = json.loads((folder / _CONFIG).read_text("utf-8"))
+    about = _about(folder)
+    if about is None:  # before Orbax, which would make its folder there
+        raise UserError(f"{folder} is no run: it has no {_CONFIG} of ours; give the --workdir of univar_jax.train")
     with manager(workdir, keep=None) as checkpoints:
         steps = checkpoints.all_steps()
         step = checkpoints.latest_step() if step is None else step
@@ -64,7 +66,8 @@ def read(workdir: str, step: int | None = None) -> Run:
             have = f"steps {', '.join(map(str, steps))}" if steps else "none yet"
             wanted = "" if step is None else f" of step {step}"
             raise UserError(f"{folder}/{_CHECKPOINTS} has no finished checkpoint{wanted} (there: {have})")
-        params = _params(checkpoints, step)
+        with _undamaged(checkpoints, step):
+            params = _params(checkpoints, step)
     return Run(
         params=jax.tree.map(np.asarray, params["encoder"]),
         step=step,
@@ -74,6 +77,25 @@ def read(workdir: str, step: int | None = None) -> Run:
         metrics=[line for line in _lines(folder / _METRICS) if line["step"] <= step],
         identity=about["identity"],
     )
+
+
+@contextlib.contextmanager
+def _undamaged(checkpoints: ocp.CheckpointManager, finished: int) -> Iterator[None]:
+    try:
+        yield
+    except (ValueError, FileNotFoundError) as error:  # tensorstore's words for a file that is cut, changed or gone
+        where = checkpoints.directory / str(finished)
+        why = cli.one_line(error)[:160]
+        raise UserError(f"{where} is damaged ({why}); remove it, and the checkpoint before it counts") from error
+
+
+def _about(folder: Path) -> dict | None:
+    """RUN/config.json; None where there is none, or another program's."""
+    try:
+        about = json.loads((folder / _CONFIG).read_text("utf-8"))
+    except (OSError, ValueError):
+        return None
+    return about if isinstance(about, dict) and "identity" in about and "parts" in about else None
 
 
 def _params(checkpoints: ocp.CheckpointManager, finished: int) -> dict:
@@ -134,12 +156,13 @@ def restore(
         "params": target(state["params"], shardings["params"]),
         "moments": target(step.moments(state), step.moments(shardings)),
     }
-    found = checkpoints.restore(finished, args=ocp.args.Composite(**parts))
+    with _undamaged(checkpoints, finished):
+        found = checkpoints.restore(finished, args=ocp.args.Composite(**parts))
     return step.with_moments(state, found["params"], found["moments"])
 
 
-def open_folder(workdir: str, config: ConfigDict, encoder: dict, manifest: dict) -> str:
-    """Makes RUN, or finds that it is the same run; writes config.json.
+def check_folder(workdir: str, config: ConfigDict, encoder: dict, manifest: dict) -> dict:
+    """Finds that RUN is free or the same run.
 
     Args:
       workdir: RUN.
@@ -148,33 +171,29 @@ def open_folder(workdir: str, config: ConfigDict, encoder: dict, manifest: dict)
       manifest: DATA's.
 
     Returns:
-      The run's identity: sha256 of encoder, data and all config that is not the machine's.
+      What `describe` is to write; its `identity` is the sha256 of encoder, data and all config but the machine's.
 
     Raises:
       UserError: RUN holds another run or anything else; nothing is touched.
     """
     folder = files.local(workdir, "workdir")
-    mathematics = {k: v for k, v in config.to_dict().items() if k not in configs.MACHINE_KEYS}
-    parts = {"config": mathematics, "encoder": encoder["weights"], "data": manifest["fingerprint"]}
+    parts = {"config": configs.mathematics(config), "encoder": encoder["weights"], "data": manifest["fingerprint"]}
     identity = configs.digest(parts)
-    path = folder / _CONFIG
-    if path.exists():
-        there = json.loads(path.read_text("utf-8"))
-        if there["identity"] != identity:
-            raise UserError(f"--workdir={folder} holds another run ({_differences(there, parts)}); give another one")
-    elif folder.exists() and any(folder.iterdir()):
+    there = _about(folder)
+    if there is None and folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise UserError(f"--workdir={folder} exists and is no run; give another one")
+    if there is not None and there["identity"] != identity:
+        raise UserError(f"--workdir={folder} holds another run ({_differences(there, parts)}); give another one")
+    values = {"config": config.to_dict(), "encoder": encoder, "data": manifest, "version": __version__}
+    return {"identity": identity, "parts": parts, **values}
+
+
+def describe(workdir: str, about: dict) -> None:
+    """Makes RUN and writes its config.json."""
+    folder = files.local(workdir, "workdir")
     folder.mkdir(parents=True, exist_ok=True)
-    about = {
-        "identity": identity,
-        "config": config.to_dict(),
-        "encoder": encoder,
-        "data": manifest,
-        "version": __version__,
-        "parts": parts,
-    }
-    files.write(path, (json.dumps(about, indent=1, sort_keys=True, ensure_ascii=False) + "\n").encode())
-    return identity
+    text = json.dumps(about, indent=1, sort_keys=True, ensure_ascii=False) + "\n"
+    files.write(folder / _CONFIG, text.encode())
 
 
 def _differences(there: dict, parts: dict) -> str:

@@ -43,16 +43,20 @@ def train(config: ConfigDict, data: str, workdir: str, model: str = "") -> None:
     lengths_n2 = pairs.lengths()
     form = batches.shape(lengths_n2, config.pairs, total, config.row_tokens or config.max_tokens, mesh.size)
     params = weights.load(inputs.folder, inputs.encoder)
-    about = {"model": inputs.model, "weights": weights.digest(params)}
-    identity = runs.open_folder(workdir, config, about, manifest)
+    digest = weights.digest(params)
+    about = runs.check_folder(workdir, config, {"model": inputs.model, "weights": digest}, manifest)
+    identity = about["identity"]
     how = {"matmul_dtype": config.matmul_dtype, "kernel": config.kernel, "remat": config.remat}
     graph = encoder.build(inputs.encoder, **how)
 
+    if not runs.is_run(workdir):
+        runs.describe(workdir, about)  # first of all: a RUN without it is nobody's
     with runs.manager(workdir, config.keep) as checkpoints:
         start = checkpoints.latest_step() or 0
         if start >= total:
             print(f"{workdir} is finished and the same: {start} of {total} steps", flush=True)
             return
+        runs.describe(workdir, about)  # again: the machine's keys may be others now
 
         # -- state on the mesh, from the encoder or from the newest checkpoint ---------------------------------
         state = jax.jit(lambda p: steps_.init(config, p))(params)
@@ -66,7 +70,7 @@ def train(config: ConfigDict, data: str, workdir: str, model: str = "") -> None:
             donate_argnums=0,
             out_shardings=(shardings, meshes.whole(mesh)),
         )
-        _say_start(config, inputs, about["weights"], mesh, form, start, identity)
+        _say_start(config, inputs, digest, mesh, form, start, identity)
 
         # -- the loop ------------------------------------------------------------------------------------------
         scores = _evaluation(inputs, embed.embedder(graph, mesh))
