@@ -144,3 +144,27 @@ def test_out_that_is_there_is_the_same_or_left_alone(single, run, tmp_path, caps
 def test_more_tokens_than_positions_gives_both_numbers(run, tmp_path):
     with pytest.raises(UserError, match=r"--max_tokens=600 .* 512 positions"):
         embed.embed(str(run), str(SAMPLE), str(tmp_path / "e.parquet"), max_tokens=600)
+
+
+@pytest.mark.parametrize("cap", [1, 2, 7])
+def test_a_cap_without_room_for_words_is_refused(run, tmp_path, cap):
+    with pytest.raises(UserError, match=f"--max_tokens={cap} leaves no room"):
+        embed.embed(str(run), str(SAMPLE), str(tmp_path / "e.parquet"), max_tokens=cap)
+
+
+def test_the_group_is_written_out_where_only_the_question_tells_it(run, tmp_path):
+    lines = ["model,lang,question,answer"]
+    lines += [
+        f"{m},eng,{pad}Is thing {q} good?{pad},Answer {q} of {m}"
+        for q in range(9)
+        for m, pad in (("a", ""), ("b", " "))
+    ]
+    (tmp_path / "four.csv").write_text("\n".join(lines) + "\n")
+    embed.embed(str(run), str(tmp_path / "four.csv"), str(tmp_path / "e.parquet"))
+    table = pq.read_table(tmp_path / "e.parquet").to_pylist()
+    assert {row["group_id"] for row in table} == {f"Is thing {q} good?" for q in range(9)}
+
+
+def test_a_folder_in_the_place_of_the_file_is_told(run, tmp_path):
+    with pytest.raises(UserError, match="is a folder"):
+        embed.embed(str(run), str(SAMPLE), str(tmp_path))

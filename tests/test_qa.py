@@ -262,3 +262,8 @@ def test_the_share_held_out_is_as_asked_and_grows_with_it(share):
 def test_the_rule_is_the_one_that_manifests_state():
     draw = int(hashlib.sha256(b"42\nvalues-1").hexdigest()[:16], 16) / 2**64
     assert [qa.heldout(["values-1"], 42, draw + step)[0] for step in (-1e-9, 1e-9)] == [False, True]
+
+
+def test_what_reads_the_same_is_one_group():
+    columns = {"group_id": [" ", "", " g "], "question": [" Why?", "Why? ", "Why?"]}
+    assert qa.groups(columns) == ["Why?", "Why?", "g"]
