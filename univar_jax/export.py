@@ -184,8 +184,10 @@ def embed_jax(folder: Path, texts: list[str]) -> np.ndarray:
 def embed_torch(folder: Path, texts: list[str]) -> np.ndarray:
     """The same by sentence-transformers, on the CPU and without a question to the hub."""
     os.environ["HF_HUB_OFFLINE"] = "1"  # read at import; the folder has all it needs
+    import transformers
     from sentence_transformers import SentenceTransformer
 
+    transformers.utils.logging.disable_progress_bar()  # stderr is for mistakes
     model = SentenceTransformer(str(folder), device="cpu", local_files_only=True)
     return model.encode(texts, convert_to_numpy=True, show_progress_bar=False)
 

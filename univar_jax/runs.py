@@ -83,7 +83,7 @@ def read(workdir: str, step: int | None = None) -> Run:
 def _undamaged(checkpoints: ocp.CheckpointManager, finished: int) -> Iterator[None]:
     try:
         yield
-    except (ValueError, FileNotFoundError) as error:  # tensorstore's words for a file that is cut, changed or gone
+    except Exception as error:  # of a file that is cut, changed or gone Orbax raises a bare one
         where = checkpoints.directory / str(finished)
         why = cli.one_line(error)[:160]
         raise UserError(f"{where} is damaged ({why}); remove it, and the checkpoint before it counts") from error
