@@ -58,3 +58,15 @@ def test_without_ids_the_question_inside_the_text_is_the_group(rows, tmp_path):
     found = qa.groups({name: column.tolist() for name, column in encoder.columns.items()})
     assert found == [f"Is {row['question_id']} good?" for row in rows]
     assert np.unique(found).size == 5
+
+
+def test_equal_rows_are_matched_by_their_number(tmp_path):
+    """Encoder b has the rows backwards and one more; each meets its own, repeated texts in their order."""
+    rows = corpus(3, models=("m",), langs=("eng",)) * 2
+    a, b = vectors(rows, 0, 0), vectors(rows, 0, 1)
+    files, notes = [write(tmp_path / "a.parquet", rows, a)], []
+    files.append(write(tmp_path / "b.parquet", [*rows[::-1], rows[0]], np.concatenate([b[::-1], b[:1]])))
+    one, two = embeddings.align(embeddings.join(files, [pathlib.Path(f).read_bytes() for f in files], notes), notes)
+    np.testing.assert_array_equal(one.z_nd, a)
+    np.testing.assert_array_equal(two.z_nd, b[[3, 4, 5, 0, 1, 2]])
+    assert notes == ["1 rows of b are not in all files: left out."]
