@@ -18,7 +18,19 @@ KINDS = {
         "model_type": "nomic_bert", "vocab_size": 30522, "n_embd": 32, "n_layer": 2, "n_head": 2, "n_inner": 48,
         "n_positions": 700, "rotary_emb_base": 100, "auto_map": {"AutoModel": "zz-somewhere--code.Model"},
     },
+    "roberta": SIZES | {"model_type": "roberta", "intermediate_size": 48, "max_position_embeddings": 302},
+    "xlm-roberta": SIZES | {"model_type": "xlm-roberta", "intermediate_size": 48, "max_position_embeddings": 302},
+    "distilbert": {
+        "model_type": "distilbert", "vocab_size": 30522, "dim": 32, "n_layers": 2, "n_heads": 2, "hidden_dim": 48,
+        "max_position_embeddings": 300,
+    },
+    "mpnet": SIZES | {"model_type": "mpnet", "intermediate_size": 48, "max_position_embeddings": 302},
+    "modernbert": SIZES | {
+        "model_type": "modernbert", "intermediate_size": 48, "max_position_embeddings": 300, "pad_token_id": 0,
+        "global_attn_every_n_layers": 2, "local_attention": 16, "local_rope_theta": 100.0,
+    },
 }  # fmt: skip
+POOLED = ("bert", "roberta", "xlm-roberta", "mpnet")  # transformers' own class has a pooler
 FACTS = {
     "encoder": "/home/zz-someone/encoder",
     "fingerprint": "f00d",
@@ -49,7 +61,7 @@ def base(folder, kind):
 
     params = draw(encoder.abstract_params(config))
     pooler = {"pooler.dense.weight": np.eye(32, dtype=np.float32), "pooler.dense.bias": np.zeros(32, np.float32)}
-    weights.save(params, config, pooler if kind == "bert" else {}, folder / "model.safetensors")
+    weights.save(params, config, pooler if kind in POOLED else {}, folder / "model.safetensors")
     return params
 
 
@@ -77,7 +89,7 @@ def test_exported_folder(kind, tmp_path, capsys, torch):
     from sentence_transformers import SentenceTransformer
 
     model = SentenceTransformer(str(out), device="cpu")
-    assert model.max_seq_length == config.positions == (300 if kind == "bert" else 700)
+    assert model.max_seq_length == config.positions == (700 if kind == "nomic_bert" else 300)
     assert model.tokenize(["value " * 800])["input_ids"].shape[1] == config.positions
 
     univar = json.loads((out / "univar.json").read_text())

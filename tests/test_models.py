@@ -117,10 +117,24 @@ def test_scaled_rotary_is_used_only_where_it_is_plain(tmp_path):
     assert config.positions == 2048
 
 
+def test_positions_after_those_of_padding(tmp_path):
+    for kind in ("roberta", "xlm-roberta", "mpnet"):
+        config = models.read_config(folder_of(tmp_path, {"model_type": kind, "max_position_embeddings": 514}))
+        assert (config.positions, config.position_start, config.pad) == (512, 2, 1)
+
+
+def test_modernbert_as_published_first(tmp_path):
+    given = {"model_type": "modernbert", "global_attn_every_n_layers": 3, "local_attention": 128}
+    given |= {"global_rope_theta": 160000.0, "local_rope_theta": 10000.0, "num_hidden_layers": 22, "norm_eps": 1e-05}
+    config = models.read_config(folder_of(tmp_path, given))
+    assert (config.rope_theta, config.local_theta, config.eps, config.positions) == (160000.0, 10000.0, 1e-5, 8192)
+    assert config.windows == tuple(64 if layer % 3 else None for layer in range(22))
+
+
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        ({"model_type": "t5"}, "model_type='t5'.*bert, nomic_bert"),
+        ({"model_type": "t5"}, "model_type='t5'.*bert, roberta, .*, nomic_bert"),
         ({"hidden_act": "tanh"}, "hidden_act='tanh'.*gelu"),
         ({"position_embedding_type": "relative_key"}, "position_embedding_type='relative_key'.*absolute"),
         ({"hidden_size": "wide"}, "hidden_size"),
@@ -128,6 +142,30 @@ def test_scaled_rotary_is_used_only_where_it_is_plain(tmp_path):
         (
             {"model_type": "nomic_bert", "rope_parameters": {"rope_type": "linear", "rope_theta": 1e3, "factor": 2.0}},
             "rope_type='linear'",
+        ),
+        (
+            {"model_type": "roberta", "position_embedding_type": "relative_key"},
+            "position_embedding_type='relative_key'",
+        ),
+        ({"model_type": "xlm-roberta", "pad_token_id": None}, "pad_token_id=None"),
+        ({"model_type": "roberta", "is_decoder": True}, "is_decoder=True.*False"),
+        ({"model_type": "distilbert", "activation": "tanh"}, "activation='tanh'.*gelu"),
+        ({"model_type": "mpnet", "relative_attention_num_buckets": 64}, "relative_attention_num_buckets=64.*32"),
+        ({"model_type": "mpnet", "pad_token_id": 0}, "pad_token_id=0.*1"),
+        ({"model_type": "modernbert", "norm_bias": True}, "norm_bias=True.*False"),
+        ({"model_type": "modernbert", "attention_bias": True}, "attention_bias=True.*False"),
+        ({"model_type": "modernbert", "mlp_bias": True}, "mlp_bias=True.*False"),
+        ({"model_type": "modernbert", "hidden_activation": "tanh"}, "hidden_activation='tanh'.*gelu"),
+        ({"model_type": "modernbert", "num_hidden_layers": 1}, "num_hidden_layers=1.*2 and more"),
+        ({"model_type": "modernbert", "local_rope_theta": None}, "rope_theta"),
+        ({"model_type": "modernbert", "rope_scaling": {"rope_type": "linear", "factor": 2.0}}, "rope_type='linear'"),
+        (
+            {
+                "model_type": "modernbert",
+                "num_hidden_layers": 2,
+                "layer_types": ["full_attention", "chunked_attention"],
+            },
+            "layer_types=.*2 of full_attention, sliding_attention",
         ),
     ],
 )

@@ -6,15 +6,25 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
-from univar_jax import encoder, models, weights
+from univar_jax import encoder, models, names, weights
 from univar_jax.cli import UserError
 
 SIZES = {"vocab_size": 90, "hidden_size": 16, "num_hidden_layers": 3, "num_attention_heads": 2, "intermediate_size": 24}
+DISTIL = {"dim": "hidden_size", "n_layers": "num_hidden_layers", "n_heads": "num_attention_heads"}
+KINDS = {
+    "bert": SIZES,
+    "nomic_bert": SIZES,
+    "roberta": SIZES,
+    "xlm-roberta": SIZES,
+    "distilbert": {"vocab_size": 90, "hidden_dim": 24} | {new: SIZES[old] for new, old in DISTIL.items()},
+    "mpnet": SIZES,
+    "modernbert": SIZES | {"pad_token_id": 0},
+}
 
 
 def random_folder(folder, kind):
     """A folder with small random weights; what `encoder` wants is what `weights` writes."""
-    (folder / "config.json").write_text(json.dumps(SIZES | {"model_type": kind}))
+    (folder / "config.json").write_text(json.dumps(KINDS[kind] | {"model_type": kind}))
     config = models.read_config(folder)
     rng = np.random.default_rng(0)
     shapes = encoder.abstract_params(config)
@@ -30,7 +40,7 @@ def draw(tree, rng):
     return rng.normal(size=tree.shape).astype(np.float32)
 
 
-@pytest.fixture(params=["bert", "nomic_bert"])
+@pytest.fixture(params=KINDS)
 def folder(request, tmp_path):
     random_folder(tmp_path, request.param)
     return tmp_path
@@ -42,7 +52,7 @@ def rewrite(folder, change):
     path.write_bytes(safetensors.numpy.save(change(tensors)))
 
 
-@pytest.mark.parametrize("kind", ["bert", "nomic_bert"])
+@pytest.mark.parametrize("kind", KINDS)
 def test_there_and_back(tmp_path, kind):
     config, params = random_folder(tmp_path, kind)
     loaded = weights.load(tmp_path, config)
@@ -53,6 +63,24 @@ def test_there_and_back(tmp_path, kind):
     before = (tmp_path / "model.safetensors").read_bytes()
     weights.save(loaded, config, weights.carried(tmp_path), tmp_path / "model.safetensors")
     assert (tmp_path / "model.safetensors").read_bytes() == before
+
+
+@pytest.mark.parametrize("head", ["MaskedLM", "SequenceClassification", "QuestionAnswering"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_model_with_a_head_is_read_as_its_encoder(kind, head, tmp_path):
+    pytest.importorskip("torch", reason="needs torch: pip install 'univar_jax[torch]'")
+    import transformers
+
+    config = transformers.AutoConfig.for_model(kind, **KINDS[kind])
+    make = getattr(transformers, f"AutoModelFor{head}")
+    if type(config) not in make._model_mapping:
+        pytest.skip("transformers has no such model")
+    model = make.from_config(config)
+    model.save_pretrained(tmp_path / "whole")
+    model.base_model.save_pretrained(tmp_path / "bare")
+    digests = [weights.digest(weights.load(f, models.read_config(f))) for f in (tmp_path / "whole", tmp_path / "bare")]
+    assert digests[0] == digests[1]
+    assert len(weights.carried(tmp_path / "whole")) >= 2
 
 
 def test_minilm_comes_back_as_the_published_bytes(tmp_path):
@@ -71,7 +99,7 @@ def test_digest_sees_value_shape_and_name():
     assert weights.digest({"a": x, "b": x * 2}) == weights.digest({"b": x * 2, "a": x})
 
 
-@pytest.mark.parametrize("prefix", ["bert.", "model."])
+@pytest.mark.parametrize("prefix", names.PREFIXES)
 def test_prefix_and_old_norm_names(folder, prefix):
     config = models.read_config(folder)
     plain = weights.digest(weights.load(folder, config))
@@ -106,7 +134,7 @@ def test_bfloat16_is_the_upper_half_of_float32():
 
 def test_what_does_not_fit_is_named(folder):
     config = models.read_config(folder)
-    name = "embeddings.word_embeddings.weight"
+    [name] = names.TABLES[config.architecture]["embed/words/embedding"][1]
     path = folder / "model.safetensors"
     good = path.read_bytes()
     rewrite(folder, lambda tensors: tensors | {name: tensors[name][:, :8]})

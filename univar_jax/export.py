@@ -99,7 +99,8 @@ def _is_there(out: epath.Path, univar: dict) -> bool:
 
 def _fill(aside: Path, params: dict, base: epath.Path, univar: dict) -> None:
     config = models.read_config(base)
-    native = models.native_config(base) | {"max_position_embeddings": config.positions, "dtype": "float32"}
+    rows = config.position_start + config.positions
+    native = models.native_config(base) | {"max_position_embeddings": rows, "dtype": "float32"}
     for stale in ("_name_or_path", "torch_dtype"):  # where the base once lay on someone's disk; its older name
         native.pop(stale, None)
     _write_json(aside / "config.json", native)

@@ -31,6 +31,12 @@ class EncoderConfig:
     biases: bool
     pad: int
     dropout: float  # what config.json asks for and training never does
+    position_start: int = 0  # rows of the position table before the first token's
+    buckets: int = 0  # of distances, each with a learned score per head; 0 where there are none
+    prenorm: bool = False  # norms before attention and feed-forward, the first one left out, and one at the end
+    norm_biases: bool = True
+    local_theta: float = 0.0  # instead of rope_theta in layers with a window
+    windows: tuple[int | None, ...] = ()  # by layer, how many tokens to each side are seen; None is all; () no layer
 
 
 def folder(model: str) -> epath.Path:
@@ -89,10 +95,49 @@ def tokenizer(folder: epath.Path) -> Any:
 
 
 # What config.json cannot say because the architecture fixes it.
+_LEARNED = {"position": "learned", "gated": False, "biases": True}
+_ROTARY = {"position": "rotary", "gated": True, "biases": False}
 _FIXED = {
-    "bert": {"position": "learned", "gated": False, "biases": True},
-    "nomic_bert": {"position": "rotary", "gated": True, "biases": False},
+    "bert": _LEARNED,
+    "roberta": _LEARNED,
+    "xlm-roberta": _LEARNED,
+    "distilbert": _LEARNED,
+    "mpnet": _LEARNED,
+    "nomic_bert": _ROTARY,
+    "modernbert": _ROTARY | {"prenorm": True, "norm_biases": False},
 }
+# What transformers' config objects call the same thing, where it is not as in BERT; a number is the code's own.
+_BERT_NAMES = {
+    "ff": "intermediate_size",
+    "types": "type_vocab_size",
+    "eps": "layer_norm_eps",
+    "activation": "hidden_act",
+    "dropout": ("hidden_dropout_prob", "attention_probs_dropout_prob"),
+}
+_OWN_NAMES = {
+    "distilbert": {
+        "ff": "hidden_dim",
+        "types": 0,
+        "eps": 1e-12,
+        "activation": "activation",
+        "dropout": ("dropout", "attention_dropout"),
+    },
+    "mpnet": {"types": 0},
+    "modernbert": {
+        "types": 0,
+        "eps": "norm_eps",
+        "activation": "hidden_activation",
+        "dropout": ("embedding_dropout", "attention_dropout", "mlp_dropout"),
+    },
+}
+# Keys that would change the result, with the values that are computed; None in a list is a key left out.
+_KNOWN = {
+    "bert": {"position_embedding_type": ["absolute", None]},
+    "nomic_bert": {"position_embedding_type": ["absolute", None], "rope_parameters.rope_type": ["default"]},
+    "mpnet": {"relative_attention_num_buckets": [32], "pad_token_id": [1]},  # fixed in transformers' code
+    "modernbert": {"norm_bias": [False], "attention_bias": [False], "mlp_bias": [False]},
+}
+_KNOWN["roberta"] = _KNOWN["xlm-roberta"] = _KNOWN["bert"]
 _ACTIVATIONS = ("gelu", "gelu_new", "relu", "silu")
 
 # NomicBERT's first config.json took GPT-2's names, which transformers' own class passes over in silence.
@@ -150,15 +195,13 @@ def read_config(folder: epath.Path) -> EncoderConfig:
         raise _unknown(path, "model_type", kind, _FIXED)
     _check_pooling(epath.Path(folder) / "1_Pooling" / "config.json")
     full = _complete(path, kind, given)
-    rope = getattr(full, "rope_parameters", None) or {}
-    for key, value, known in (
-        ("hidden_act", full.hidden_act, _ACTIVATIONS),
-        ("position_embedding_type", given.get("position_embedding_type", "absolute"), ["absolute"]),
-        ("rope_parameters.rope_type", rope.get("rope_type", "default"), ["default"]),
-        ("is_decoder", getattr(full, "is_decoder", False), [False]),
-    ):
-        if value not in known:
+    names = _BERT_NAMES | _OWN_NAMES.get(kind, {})
+    named = {ours: getattr(full, key) if isinstance(key, str) else key for ours, key in names.items()}
+    known_values = {names["activation"]: _ACTIVATIONS, "is_decoder": [False, None]} | _KNOWN.get(kind, {})
+    for key, known in known_values.items():
+        if (value := _value(full, key)) not in known:
             raise _unknown(path, key, value, known)
+    named["dropout"] = float(max(getattr(full, key) for key in names["dropout"]))
     return EncoderConfig(
         architecture=kind,
         vocab=full.vocab_size,
@@ -166,16 +209,52 @@ def read_config(folder: epath.Path) -> EncoderConfig:
         layers=full.num_hidden_layers,
         heads=full.num_attention_heads,
         head_width=getattr(full, "head_dim", None) or full.hidden_size // full.num_attention_heads,
-        ff=full.intermediate_size,
-        positions=full.max_position_embeddings,
-        types=full.type_vocab_size,
-        eps=full.layer_norm_eps,
-        activation=full.hidden_act,
-        rope_theta=float(rope.get("rope_theta", 0)),
         pad=full.pad_token_id or 0,
-        dropout=float(max(full.hidden_dropout_prob, full.attention_probs_dropout_prob)),
-        **_FIXED[kind],
+        **named | _FIXED[kind] | _positions(path, full),
     )
+
+
+def _value(full: Any, key: str) -> object:
+    """What a config object says under a key with dots, None where it has no such key."""
+    for part in key.split("."):
+        full = full.get(part) if isinstance(full, dict) else getattr(full, part, None)
+    return full
+
+
+def _positions(path: epath.Path, full: Any) -> dict:
+    """The fields of an EncoderConfig that say where tokens are, as far as the architecture does not fix them."""
+    found = {"positions": full.max_position_embeddings, "rope_theta": 0.0}
+    match full.model_type:
+        case "roberta" | "xlm-roberta":
+            if full.pad_token_id is None:
+                raise _unknown(path, "pad_token_id", None, ["a token's number"])
+            # Padding has the row of its own number, and the tokens those after it.
+            found |= {"position_start": full.pad_token_id + 1, "positions": found["positions"] - full.pad_token_id - 1}
+        case "mpnet":
+            found |= {"position_start": 2, "positions": found["positions"] - 2}
+            found["buckets"] = full.relative_attention_num_buckets
+        case "nomic_bert":
+            found["rope_theta"] = float(full.rope_parameters["rope_theta"])
+        case "modernbert":
+            found |= _windows(path, full)
+    return found
+
+
+def _windows(path: epath.Path, full: Any) -> dict:
+    """ModernBERT's layers: most see a window of tokens and turn by an angle of their own."""
+    window = {"full_attention": None, "sliding_attention": full.sliding_window}
+    if full.num_hidden_layers < 2:
+        raise _unknown(path, "num_hidden_layers", full.num_hidden_layers, ["2 and more"])
+    if len(full.layer_types) != full.num_hidden_layers or set(full.layer_types) - set(window):
+        raise _unknown(path, "layer_types", full.layer_types, [f"{full.num_hidden_layers} of {', '.join(window)}"])
+    for key, known in (("rope_type", ["default"]), ("rope_theta", None)):
+        for kind in window:
+            value = full.rope_parameters[kind].get(key)
+            if value not in known if known else not isinstance(value, (int, float)):
+                raise _unknown(path, f"rope_parameters.{kind}.{key}", value, known or ["a number"])
+    thetas = [float(full.rope_parameters[kind]["rope_theta"]) for kind in window]
+    windows = tuple(window[kind] for kind in full.layer_types)
+    return {"rope_theta": thetas[0], "local_theta": thetas[1], "windows": windows}
 
 
 def _complete(path: epath.Path, kind: str, given: dict) -> Any:

@@ -1,4 +1,4 @@
-"""One table of weight names per architecture, Hugging Face ⇄ ours, read in both directions. numpy only.
+"""Weights of a folder ⇄ ours, both ways through one table of names. numpy only.
 
 Ours is a nested dict of float32 arrays; a path as `blocks/attention/qkv/kernel` names a leaf.
 """
@@ -13,58 +13,8 @@ from etils import epath
 
 from univar_jax.cli import UserError
 from univar_jax.models import EncoderConfig
+from univar_jax.names import CARRIED, PREFIXES, TABLES
 
-# ours: (axes in the file, names in the file). Axes: v vocabulary, p positions, y types, d model width, f feed-forward,
-# a = heads · head width, c = 3a. {l} is the layer: such leaves are stacked, axis l first. Several names are parts
-# that we join along the file's first axis. A kernel is a torch Linear's weight, [out, in], and ours is [in, out].
-_BERT = "encoder.layer.{l}."
-_NOMIC = "encoder.layers.{l}."
-TABLES = {
-    "bert": {
-        "embed/words/embedding": ("vd", ["embeddings.word_embeddings.weight"]),
-        "embed/positions/embedding": ("pd", ["embeddings.position_embeddings.weight"]),
-        "embed/types/embedding": ("yd", ["embeddings.token_type_embeddings.weight"]),
-        "embed/norm/scale": ("d", ["embeddings.LayerNorm.weight"]),
-        "embed/norm/bias": ("d", ["embeddings.LayerNorm.bias"]),
-        "blocks/attention/qkv/kernel": (
-            "ad",
-            [_BERT + f"attention.self.{part}.weight" for part in ("query", "key", "value")],
-        ),
-        "blocks/attention/qkv/bias": (
-            "a",
-            [_BERT + f"attention.self.{part}.bias" for part in ("query", "key", "value")],
-        ),
-        "blocks/attention/out/kernel": ("da", [_BERT + "attention.output.dense.weight"]),
-        "blocks/attention/out/bias": ("d", [_BERT + "attention.output.dense.bias"]),
-        "blocks/attention_norm/scale": ("d", [_BERT + "attention.output.LayerNorm.weight"]),
-        "blocks/attention_norm/bias": ("d", [_BERT + "attention.output.LayerNorm.bias"]),
-        "blocks/mlp/up/kernel": ("fd", [_BERT + "intermediate.dense.weight"]),
-        "blocks/mlp/up/bias": ("f", [_BERT + "intermediate.dense.bias"]),
-        "blocks/mlp/down/kernel": ("df", [_BERT + "output.dense.weight"]),
-        "blocks/mlp/down/bias": ("d", [_BERT + "output.dense.bias"]),
-        "blocks/mlp_norm/scale": ("d", [_BERT + "output.LayerNorm.weight"]),
-        "blocks/mlp_norm/bias": ("d", [_BERT + "output.LayerNorm.bias"]),
-    },
-    "nomic_bert": {
-        "embed/words/embedding": ("vd", ["embeddings.word_embeddings.weight"]),
-        "embed/types/embedding": ("yd", ["embeddings.token_type_embeddings.weight"]),
-        "embed/norm/scale": ("d", ["emb_ln.weight"]),
-        "embed/norm/bias": ("d", ["emb_ln.bias"]),
-        "blocks/attention/qkv/kernel": ("cd", [_NOMIC + "attn.Wqkv.weight"]),
-        "blocks/attention/out/kernel": ("da", [_NOMIC + "attn.out_proj.weight"]),
-        "blocks/attention_norm/scale": ("d", [_NOMIC + "norm1.weight"]),
-        "blocks/attention_norm/bias": ("d", [_NOMIC + "norm1.bias"]),
-        "blocks/mlp/gate/kernel": ("fd", [_NOMIC + "mlp.fc12.weight"]),  # the half that goes through SiLU
-        "blocks/mlp/up/kernel": ("fd", [_NOMIC + "mlp.fc11.weight"]),
-        "blocks/mlp/down/kernel": ("df", [_NOMIC + "mlp.fc2.weight"]),
-        "blocks/mlp_norm/scale": ("d", [_NOMIC + "norm2.weight"]),
-        "blocks/mlp_norm/bias": ("d", [_NOMIC + "norm2.bias"]),
-    },
-}
-# A model with a head puts the encoder's names under one of these.
-_PREFIXES = ("bert.", "nomic_bert.", "model.")
-# What mean pooling never reads: not trained, carried from the base to the export as it is.
-_CARRIED = ("pooler.", "cls.", "embeddings.position_ids", "embeddings.token_type_ids", "rotary_emb.")
 _WIDE = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "I64": "<i8", "I32": "<i4", "U8": "u1", "BOOL": "?"}
 
 
@@ -81,18 +31,17 @@ def load(folder: epath.Path, config: EncoderConfig) -> dict:
     Raises:
       UserError: no such file, a weight missing or left over, a shape that config.json does not say.
     """
-    found = {name: x for name, x in _tensors(folder).items() if not name.startswith(_CARRIED)}
+    found = {name: x for name, x in _tensors(folder).items() if not name.startswith(CARRIED)}
     sizes = _sizes(config)
     params = {}
     for ours, (axes, names) in TABLES[config.architecture].items():
-        stacked = "{l}" in names[0]
         layers = [
             np.concatenate([_take(found, folder, n.format(l=layer), axes, sizes) for n in names])
-            for layer in range(config.layers if stacked else 1)
+            for layer in _layers(ours, names, config)
         ]
         if ours.endswith("kernel"):
             layers = [x.T for x in layers]
-        _put(params, ours, np.stack(layers) if stacked else layers[0])
+        _put(params, ours, np.stack(layers) if "{l}" in names[0] else layers[0])
     if found:
         some = ", ".join(sorted(found)[:3])
         raise UserError(
@@ -104,7 +53,7 @@ def load(folder: epath.Path, config: EncoderConfig) -> dict:
 
 def carried(folder: epath.Path) -> dict[str, np.ndarray]:
     """The folder's tensors that are not trained (a pooler, heads, buffers), by their names there, unchanged."""
-    return {name: x for name, x in _tensors(folder).items() if name.startswith(_CARRIED)}
+    return {name: x for name, x in _tensors(folder).items() if name.startswith(CARRIED)}
 
 
 def save(params: dict, config: EncoderConfig, carried: dict[str, np.ndarray], path: epath.Path) -> None:
@@ -112,8 +61,8 @@ def save(params: dict, config: EncoderConfig, carried: dict[str, np.ndarray], pa
     flat = flatten(params)
     tensors = dict(carried)
     for ours, (_, names) in TABLES[config.architecture].items():
-        stacked = "{l}" in names[0]
-        for layer, x in enumerate(flat[ours] if stacked else [flat[ours]]):
+        stack = flat[ours] if "{l}" in names[0] else [flat[ours]]
+        for layer, x in zip(_layers(ours, names, config), stack, strict=True):
             x = np.asarray(x, np.float32)
             parts = np.split(x.T if ours.endswith("kernel") else x, len(names))
             for name, part in zip(names, parts, strict=True):
@@ -139,9 +88,17 @@ def flatten(params: dict, above: str = "") -> dict[str, np.ndarray]:
     return flat
 
 
+def _layers(ours: str, names: list[str], config: EncoderConfig) -> range:
+    """The layers that a leaf is stacked of; for one that no layer has, a single number that no name shows."""
+    if "{l}" not in names[0]:
+        return range(1)
+    return range(1 if ours.startswith("later_") else 0, config.layers)
+
+
 def _sizes(config: EncoderConfig) -> dict[str, int]:
     inner = config.heads * config.head_width
-    sizes = {"v": config.vocab, "p": config.positions, "y": config.types, "d": config.width, "f": config.ff}
+    sizes = {"v": config.vocab, "p": config.position_start + config.positions, "y": config.types, "b": config.buckets}
+    sizes |= {"h": config.heads, "d": config.width, "f": config.ff, "g": 2 * config.ff}
     return sizes | {"a": inner, "c": 3 * inner}
 
 
@@ -183,7 +140,7 @@ def _tensors(folder: epath.Path) -> dict[str, np.ndarray]:
 
 
 def _plain(name: str) -> str:
-    prefix = next((p for p in _PREFIXES if name.startswith(p)), "")
+    prefix = next((p for p in PREFIXES if name.startswith(p)), "")
     # TensorFlow's words for a LayerNorm's two vectors live on in the oldest BERT files.
     return (
         name.removeprefix(prefix)
