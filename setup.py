@@ -11,10 +11,11 @@ CORE = [
     "etils[epath]~=1.15",  # paths that may be local or gs://
     "flax>=0.12.8,<0.13",
     "google-crc32c~=1.9",  # TFRecord's checksum, in C
-    "huggingface_hub~=2.4",  # encoders by hub id
+    "huggingface_hub~=2.4",  # encoders by hub id, exports in parts
     "jax>=0.10.2,<0.11",
     "jinja2~=3.1",  # the model card and the report
     "ml_collections~=1.1",  # configs and --config.key=value
+    "ml_dtypes>=0.5,<0.7",  # numpy's bfloat16
     "numpy>=2.4,<2.5",
     "optax>=0.2.8,<0.3",
     "orbax-checkpoint>=0.12.8,<0.13",
@@ -29,6 +30,8 @@ ANALYZE = ["matplotlib~=3.11", "scikit-learn~=1.9", "scipy~=1.17", "umap-learn~=
 # Only to check an export against PyTorch. 2.13 is what was tried; PyPI's Linux wheel is the CUDA build, so see
 # launch/quickstart.sh for how to get the CPU's.
 TORCH = ["torch>=2.13,<2.14", "sentence-transformers>=6.2,<6.3"]
+# export --onnx, and the check of what it made.
+ONNX = [*TORCH, "onnx>=1.23,<1.24", "onnxscript>=0.7,<0.8", "onnxruntime>=1.32,<1.33"]
 
 setup(
     name="univar_jax",
@@ -44,10 +47,11 @@ setup(
     extras_require={
         "analyze": ANALYZE,
         "torch": TORCH,
+        "onnx": ONNX,
         "quickstart": ANALYZE + TORCH,
         # Reads every record with builder.as_dataset and plain tf.data in one slow test; nothing else needs it.
         "tf": ["tensorflow-cpu~=2.21"],
-        "test": [*ANALYZE, *TORCH, "pytest~=9.0", "ruff>=0.17,<0.18"],
+        "test": [*ANALYZE, *ONNX, "pytest~=9.0", "ruff>=0.17,<0.18"],
         "tpu": ["jax[tpu]>=0.10.2,<0.11"],
         "cuda": ["jax[cuda12]>=0.10.2,<0.11"],
     },

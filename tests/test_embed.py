@@ -168,3 +168,13 @@ def test_the_group_is_written_out_where_only_the_question_tells_it(run, tmp_path
 def test_a_folder_in_the_place_of_the_file_is_told(run, tmp_path):
     with pytest.raises(UserError, match="is a folder"):
         embed.embed(str(run), str(SAMPLE), str(tmp_path))
+
+
+def test_dims_are_the_leading_numbers_to_unit_norm(single, run, tmp_path):
+    embed.embed(str(run), str(SAMPLE), str(tmp_path / "e.parquet"), dims=8)
+    whole, cut = (np.stack(pq.read_table(f)["embedding"].to_pylist()) for f in (single, tmp_path / "e.parquet"))
+    np.testing.assert_allclose(cut, whole[:, :8] / np.linalg.norm(whole[:, :8], axis=1, keepdims=True), atol=1e-6)
+    meta, other = pq.read_schema(tmp_path / "e.parquet").metadata, pq.read_schema(single).metadata
+    assert meta[b"dims"] == b"8" and meta[b"encoder"] == b"run:8" and meta[b"weights"] != other[b"weights"]
+    with pytest.raises(UserError, match="--dims=33 is more than the 32 numbers"):
+        embed.embed(str(run), str(SAMPLE), str(tmp_path / "f.parquet"), dims=33)

@@ -10,6 +10,7 @@ import pytest
 
 from univar_jax import encoder, export, models, weights
 from univar_jax.cli import UserError
+from univar_jax.loss import leading
 
 SIZES = {"vocab_size": 30522, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
 KINDS = {
@@ -61,7 +62,7 @@ def base(folder, kind):
 
     params = draw(encoder.abstract_params(config))
     pooler = {"pooler.dense.weight": np.eye(32, dtype=np.float32), "pooler.dense.bias": np.zeros(32, np.float32)}
-    weights.save(params, config, pooler if kind in POOLED else {}, folder / "model.safetensors")
+    weights.save(params, config, pooler if kind in POOLED else {}, folder)
     return params
 
 
@@ -101,7 +102,7 @@ def test_exported_folder(kind, tmp_path, capsys, torch):
 
 
 def test_same_again_other_and_equal_bytes(tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(export, "_parity", lambda _: "0")
+    monkeypatch.setattr(export, "_parity", lambda *_: {})
     params = base(tmp_path / "base", "bert")
     for name in ("first", "second"):
         export.export_params(params, tmp_path / "base", str(tmp_path / name / "model"), FACTS)
@@ -150,3 +151,108 @@ def test_the_checks_texts_are_of_all_models_and_languages():
     texts = export.sample_texts(32)
     assert len(set(texts)) == 32 and all(t.startswith("Q: ") and " A: " in t for t in texts)
     assert any(ord(max(t)) > 0x4E00 for t in texts)
+
+
+def test_cls_pooling_goes_in_and_out(tmp_path, capsys, torch):
+    params = base(tmp_path / "base", "bert")
+    (tmp_path / "base" / "1_Pooling").mkdir()
+    (tmp_path / "base" / "1_Pooling" / "config.json").write_text('{"pooling_mode_cls_token": true}')
+    export.export_params(params, tmp_path / "base", str(tmp_path / "out"), FACTS)  # its parity is the proof
+    assert "torch against jax on 32 texts: largest difference" in capsys.readouterr().out
+    pooling = json.loads((tmp_path / "out" / "1_Pooling" / "config.json").read_text())
+    assert pooling["pooling_mode_cls_token"] and not pooling["pooling_mode_mean_tokens"]
+    assert models.read_config(tmp_path / "out").pooling == "cls"
+    assert "the first token's state, then unit norm" in (tmp_path / "out" / "README.md").read_text()
+
+
+def test_bfloat16_is_half_the_file_and_says_what_it_cost(tmp_path, capsys, torch):
+    params = base(tmp_path / "base", "nomic_bert")
+    sizes = []
+    for dtype in ("float32", "bfloat16"):
+        export.export_params(params, tmp_path / "base", str(tmp_path / dtype), FACTS, dtype)
+        sizes.append((tmp_path / dtype / "model.safetensors").stat().st_size)
+    assert sizes[1] < 0.51 * sizes[0]
+    said = capsys.readouterr().out
+    cosine = float(re.search(r"weights rounded to bfloat16 .*: smallest cosine (\S+)", said).group(1))
+    assert 0.99 < cosine < 1
+    assert json.loads((tmp_path / "bfloat16" / "config.json").read_text())["dtype"] == "bfloat16"
+    from transformers import AutoModel
+
+    model, told = AutoModel.from_pretrained(tmp_path / "bfloat16", output_loading_info=True)
+    assert str(model.dtype) == "torch.bfloat16" and not any(told.values())
+    with pytest.raises(UserError, match="exists and is not this export"):
+        export.export_params(params, tmp_path / "base", str(tmp_path / "bfloat16"), FACTS)
+
+
+@pytest.mark.parametrize("kind", POOLED)
+def test_a_base_without_a_pooler_gets_one_of_zeros(kind, tmp_path, capsys, torch):
+    params = base(tmp_path / "base", kind)
+    weights.save(params, models.read_config(tmp_path / "base"), {}, tmp_path / "base")
+    export.export_params(params, tmp_path / "base", str(tmp_path / "out"), FACTS)
+    assert "the base has no pooler, zeros stand for pooler.dense.weight" in capsys.readouterr().out
+    from transformers import AutoModel
+
+    model, told = AutoModel.from_pretrained(tmp_path / "out", output_loading_info=True)
+    assert not any(told.values()) and not model.pooler.dense.weight.any()
+
+
+def test_what_is_carried_is_told_and_as_it_was(tmp_path, capsys, torch):
+    params = base(tmp_path / "base", "bert")
+    head = {"cls.predictions.bias": np.arange(5, dtype=np.float16), "embeddings.position_ids": np.arange(300)[None]}
+    carried = weights.carried(tmp_path / "base", models.read_config(tmp_path / "base")) | head
+    weights.save(params, models.read_config(tmp_path / "base"), carried, tmp_path / "base")
+    export.export_params(params, tmp_path / "base", str(tmp_path / "out"), FACTS)
+    line = next(x for x in capsys.readouterr().out.splitlines() if x.startswith("carried as they are"))
+    assert all(name in line for name in carried)
+    again = weights.carried(tmp_path / "out", models.read_config(tmp_path / "out"))
+    assert all(np.array_equal(again[k], x) and again[k].dtype == x.dtype for k, x in carried.items())
+
+
+def test_vectors_of_a_matryoshka_run_are_cut_in_torch_as_the_card_says(tmp_path, torch):
+    params = base(tmp_path / "base", "bert")
+    facts = FACTS | {"config": FACTS["config"] | {"matryoshka_dims": [16, 8]}}
+    export.export_params(params, tmp_path / "base", str(tmp_path / "out"), facts)
+    call = "model.encode(texts, truncate_dim=8, normalize_embeddings=True)"
+    assert call in (tmp_path / "out" / "README.md").read_text()
+    from sentence_transformers import SentenceTransformer
+
+    texts = export.sample_texts(4)
+    cut = SentenceTransformer(str(tmp_path / "out"), device="cpu").encode(
+        texts, truncate_dim=8, normalize_embeddings=True
+    )
+    np.testing.assert_allclose(cut, leading(export.embed_jax(tmp_path / "out", texts), 8)[:, :8], atol=1e-5)
+
+
+def test_onnx_comes_with_its_parity(tmp_path, capsys, torch, monkeypatch):
+    pytest.importorskip("onnxruntime", reason="needs onnxruntime: pip install 'univar_jax[onnx]'")
+    params = base(tmp_path / "base", "bert")
+    export.export_params(params, tmp_path / "base", str(tmp_path / "out"), FACTS, onnx=True)
+    assert "onnxruntime against jax on 32 texts: largest difference" in capsys.readouterr().out
+    assert (tmp_path / "out" / "onnx" / "model.onnx").exists()
+    assert "sentence_embedding" in (tmp_path / "out" / "README.md").read_text()
+    monkeypatch.setattr(export.export_onnx, "installed", lambda: False)
+    with pytest.raises(UserError, match=r"--onnx needs packages .* pip install 'univar_jax\[onnx\]'"):
+        export.export_params(params, tmp_path / "base", str(tmp_path / "other"), FACTS, onnx=True)
+
+
+def test_a_published_univar_folder_is_read_without_its_code(tmp_path, torch):
+    """The layout of CAiRE/UniVaR-lambda-*: sentence-transformers around nomic_bert with custom code, 8,192 tokens."""
+    params = base(tmp_path / "base", "nomic_bert")
+    config = KINDS["nomic_bert"] | {
+        "architectures": ["NomicBertModel"], "n_positions": 8192, "max_trained_positions": 2048,
+        "rotary_scaling_factor": None, "rotary_emb_fraction": 1.0, "qkv_proj_bias": False, "use_flash_attn": True,
+        "auto_map": {"AutoModel": "nomic-ai/nomic-bert-2048--modeling_hf_nomic_bert.NomicBertModel"},
+    }  # fmt: skip
+    folder = tmp_path / "base"
+    (folder / "config.json").write_text(json.dumps(config))
+    (folder / "modeling_hf_nomic_bert.py").write_text("raise SystemExit('this code was run')")
+    (folder / "sentence_bert_config.json").write_text('{"max_seq_length": 8192, "do_lower_case": false}')
+    kinds = [("", "Transformer"), ("1_Pooling", "Pooling"), ("2_Normalize", "Normalize")]
+    modules = [{"path": path, "type": f"sentence_transformers.models.{kind}"} for path, kind in kinds]
+    (folder / "modules.json").write_text(json.dumps(modules))
+    export.export_params(params, folder, str(tmp_path / "out"), FACTS)
+    from sentence_transformers import SentenceTransformer
+
+    model = SentenceTransformer(str(tmp_path / "out"), device="cpu")  # no trust_remote_code
+    assert model.max_seq_length == 8192
+    assert not list((tmp_path / "out").glob("*.py"))

@@ -130,3 +130,11 @@ def test_moments_travel_through_plain_dicts(tiny_bert, records):
     fresh = step.init(config(), weights.load(tiny_bert, models.read_config(tiny_bert)))
     again = step.with_moments(fresh, state["params"], plain)
     jax.tree.map(np.testing.assert_array_equal, again["opt"], state["opt"])
+
+
+def test_matryoshka_sizes_are_trained_by_the_step(tiny_bert, records):
+    _, plain = ours(tiny_bert, records[:2], config())
+    _, sizes = ours(tiny_bert, records[:2], config(matryoshka_dims=(8, 16)))
+    assert sizes[0]["loss"] > 2 * plain[0]["loss"]  # three terms, and short vectors tell less
+    assert sizes[0]["accuracy"] == plain[0]["accuracy"]
+    assert sizes[1]["grad_norm"] != plain[1]["grad_norm"]

@@ -30,7 +30,7 @@ def random_folder(folder, kind):
     shapes = encoder.abstract_params(config)
     params = {k: draw(v, rng) for k, v in shapes.items()}
     carried = {"pooler.dense.bias": np.arange(16, dtype=np.float32)} if kind == "bert" else {}
-    weights.save(params, config, carried, folder / "model.safetensors")
+    weights.save(params, config, carried, folder)
     return config, params
 
 
@@ -61,7 +61,7 @@ def test_there_and_back(tmp_path, kind):
     assert all(np.array_equal(flat[k], again[k]) for k in flat)
     assert weights.digest(params) == weights.digest(loaded)
     before = (tmp_path / "model.safetensors").read_bytes()
-    weights.save(loaded, config, weights.carried(tmp_path), tmp_path / "model.safetensors")
+    weights.save(loaded, config, weights.carried(tmp_path, config), tmp_path)
     assert (tmp_path / "model.safetensors").read_bytes() == before
 
 
@@ -80,15 +80,15 @@ def test_a_model_with_a_head_is_read_as_its_encoder(kind, head, tmp_path):
     model.base_model.save_pretrained(tmp_path / "bare")
     digests = [weights.digest(weights.load(f, models.read_config(f))) for f in (tmp_path / "whole", tmp_path / "bare")]
     assert digests[0] == digests[1]
-    assert len(weights.carried(tmp_path / "whole")) >= 2
+    assert len(weights.carried(tmp_path / "whole", models.read_config(tmp_path / "whole"))) >= 2
 
 
 def test_minilm_comes_back_as_the_published_bytes(tmp_path):
     folder = models.folder("minilm")
     config = models.read_config(folder)
-    carried = weights.carried(folder)
+    carried = weights.carried(folder, config)
     assert set(carried) == {"embeddings.position_ids", "pooler.dense.weight", "pooler.dense.bias"}
-    weights.save(weights.load(folder, config), config, carried, tmp_path / "model.safetensors")
+    weights.save(weights.load(folder, config), config, carried, tmp_path)
     assert (tmp_path / "model.safetensors").read_bytes() == (folder / "model.safetensors").read_bytes()
 
 
@@ -153,7 +153,77 @@ def test_what_does_not_fit_is_named(folder):
         weights.load(folder, config)
 
 
-def test_pickled_weights_are_refused(folder):
+def test_parts_of_an_export_are_no_larger_than_asked(folder, tmp_path):
+    config = models.read_config(folder)
+    params, out = weights.load(folder, config), tmp_path / "parts"
+    out.mkdir()
+    largest = max(x.nbytes for x in safetensors.numpy.load_file(folder / "model.safetensors").values())
+    weights.save(params, config, {}, out, shard_bytes=largest)
+    parts = sorted(out.glob("model-*-of-*.safetensors"))
+    assert len(parts) > 2 and not (out / "model.safetensors").exists()
+    assert max(sum(x.nbytes for x in safetensors.numpy.load_file(part).values()) for part in parts) <= largest
+    assert weights.digest(weights.load(out, config)) == weights.digest(params)
+
+
+def test_bfloat16_is_rounded_to_the_nearest(folder, tmp_path):
+    config = models.read_config(folder)
+    params, out = weights.flatten(weights.load(folder, config)), tmp_path / "short"
+    out.mkdir()
+    carried = {"classifier.bias": np.ones(3, np.float32), "classifier.number": np.arange(3)}
+    weights.save(weights.load(folder, config), config, carried, out, "bfloat16")
+    for name, x in weights.flatten(weights.load(out, config)).items():
+        assert np.all(np.abs(x - params[name]) <= np.abs(params[name]) * 2.0**-8), name
+        assert not np.array_equal(x, params[name]) or not x.any(), name
+    torch = pytest.importorskip("safetensors.torch", reason="needs torch: pip install 'univar_jax[torch]'")
+    kinds = {str(x.dtype) for x in torch.load_file(out / "model.safetensors").values()}
+    assert kinds == {"torch.bfloat16", "torch.int64"}
+
+
+def pickled(folder):
+    torch = pytest.importorskip("torch", reason="needs torch: pip install 'univar_jax[torch]'")
+    tensors = safetensors.numpy.load_file(folder / "model.safetensors")
+    (folder / "model.safetensors").unlink()
+    return torch, {name: torch.tensor(x) for name, x in tensors.items()}
+
+
+def test_pickled_weights_are_read_by_weights_only(folder):
+    config = models.read_config(folder)
+    plain = weights.digest(weights.load(folder, config))
+    torch, tensors = pickled(folder)
+    torch.save(tensors, folder / "pytorch_model.bin")
+    assert weights.digest(weights.load(folder, config)) == plain
+    names = list(tensors)
+    index = {}
+    for part, chosen in enumerate((names[::2], names[1::2])):
+        torch.save({name: tensors[name] for name in chosen}, folder / f"pytorch_model-{part}.bin")
+        index |= dict.fromkeys(chosen, f"pytorch_model-{part}.bin")
+    (folder / "pytorch_model.bin").unlink()
+    (folder / "pytorch_model.bin.index.json").write_text(json.dumps({"weight_map": index}))
+    assert weights.digest(weights.load(folder, config)) == plain
+
+
+class Trap:
+    def __reduce__(self):
+        return open, (Trap.path, "w")
+
+
+def test_code_in_a_pickle_is_not_run(folder, tmp_path):
+    config = models.read_config(folder)
+    torch, tensors = pickled(folder)
+    Trap.path = str(tmp_path / "sprung")
+    torch.save(tensors | {"extra": Trap()}, folder / "pytorch_model.bin")
+    with pytest.raises(UserError, match=r"weights_only refuses it .* nothing of it was run: save the model") as error:
+        weights.load(folder, config)
+    assert "\n" not in str(error.value) and not (tmp_path / "sprung").exists()
+
+
+def test_pickled_weights_without_torch_are_refused(folder, monkeypatch):
     (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
-    with pytest.raises(UserError, match=r"pickled weights .* not read: save the model once more"):
+    monkeypatch.setattr(weights.importlib.util, "find_spec", lambda _: None)
+    with pytest.raises(
+        UserError, match=r"pickled weights .* pip install 'univar_jax\[torch\]', or save the model once"
+    ):
+        weights.load(folder, models.read_config(folder))
+    (folder / "pytorch_model.bin").unlink()
+    with pytest.raises(UserError, match=r"has no model\.safetensors; save the model once more"):
         weights.load(folder, models.read_config(folder))

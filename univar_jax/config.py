@@ -157,9 +157,11 @@ def _check(config: ConfigDict) -> None:
             f"config.row_tokens={config.row_tokens} is shorter than a view may be "
             f"(max_tokens={config.max_tokens}); use 0 or at least {config.max_tokens}"
         )
-    for key, only in (("matryoshka_dims", ()), ("rows_per_chunk", 0)):
-        if config[key] != only:
-            raise UserError(f"config.{key}={config[key]} is not in this version; leave it {only}")
+    dims = config.matryoshka_dims
+    if any(not isinstance(d, int) or d < 1 for d in dims) or len(set(dims)) < len(dims):
+        raise UserError(f"config.matryoshka_dims={dims} must be different whole numbers above 0, as (64, 128)")
+    if config.rows_per_chunk:
+        raise UserError(f"config.rows_per_chunk={config.rows_per_chunk} is not in this version; leave it 0")
 
 
 def mathematics(config: ConfigDict | dict) -> dict:

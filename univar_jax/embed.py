@@ -19,6 +19,7 @@ from jax.sharding import Mesh
 from univar_jax import __version__, batches, cli, encoder, files, mesh, models, qa, runs, tokens, weights
 from univar_jax import config as configs
 from univar_jax.cli import UserError
+from univar_jax.loss import leading
 
 # Slots of a batch: enough to keep a device busy, few enough for a laptop's memory.
 _SLOTS = 4096
@@ -108,7 +109,9 @@ def _packed(ids: Sequence[np.ndarray], devices: int) -> Iterator[tuple[np.ndarra
             yield here, batches.lay([ids[v] for v in here], laid, form)
 
 
-def embed(model: str, qa_paths: str, out: str, *, qas_per_view: int = 1, max_tokens: int = 0, seed: int = 0) -> None:
+def embed(
+    model: str, qa_paths: str, out: str, *, qas_per_view: int = 1, max_tokens: int = 0, seed: int = 0, dims: int = 0
+) -> None:
     """Writes EMB.parquet.
 
     Args:
@@ -118,6 +121,7 @@ def embed(model: str, qa_paths: str, out: str, *, qas_per_view: int = 1, max_tok
       qas_per_view: QAs of a view; above 1 they are random handfuls of a source's QAs on one side of the split.
       max_tokens: cap of a view; 0 = the encoder's positions.
       seed: of the handfuls.
+      dims: only so many leading numbers of each vector, brought to unit norm again; 0 = all.
 
     Raises:
       UserError: for what the user can mend; nothing is written then.
@@ -129,9 +133,12 @@ def embed(model: str, qa_paths: str, out: str, *, qas_per_view: int = 1, max_tok
         raise UserError(f"--max_tokens={cap} leaves no room for words beside the special tokens; use {_FEWEST} or more")
     if cap > config.positions:
         raise UserError(f"--max_tokens={cap} is more than the {config.positions} positions of --model={model}")
+    if dims > config.width:
+        raise UserError(f"--dims={dims} is more than the {config.width} numbers of a vector of --model={model}")
     answers = qa.read(qa_paths)
     digest = weights.digest(loaded.params)
     facts = {"files": answers.files, "weights": digest, "per_view": qas_per_view, "cap": cap, "seed": seed}
+    facts |= {"dims": dims} if dims else {}  # left out where all are wanted: files of earlier versions stay finished
     inputs = configs.digest(facts | {"holdout": loaded.holdout})
     path = files.local(out, "out")
     if _finished(path, inputs):
@@ -153,14 +160,18 @@ def embed(model: str, qa_paths: str, out: str, *, qas_per_view: int = 1, max_tok
     )
     devices = mesh.make(0, 1)
     z_nd = embedder(encoder.build(config), devices)(loaded.params, [ids for ids, _ in made])
+    if dims:
+        z_nd = np.asarray(leading(z_nd, dims))[:, :dims]
+    size = f":{dims}" if dims else ""  # reports compare the sizes of one encoder as they do encoders
     about = {
-        "encoder": loaded.name,
-        "weights": digest,
+        "encoder": loaded.name + size,
+        "weights": digest + size,
         "step": "" if loaded.step is None else str(loaded.step),
         "config_hash": loaded.config_hash,
         "holdout": json.dumps(loaded.holdout, sort_keys=True),
         "qas_per_view": str(qas_per_view),
         "max_tokens": str(cap),
+        "dims": str(z_nd.shape[1]),
         "version": __version__,
         "inputs": inputs,
     }
@@ -256,9 +267,15 @@ if __name__ == "__main__":
     flags.DEFINE_string("out", None, "The Parquet file to write.", required=True)
     flags.DEFINE_integer("qas_per_view", 1, "QAs of a view.", lower_bound=1)
     flags.DEFINE_integer("max_tokens", 0, "Cap of a view in tokens; 0 = the encoder's positions.", lower_bound=0)
+    flags.DEFINE_integer(
+        "dims",
+        0,
+        "Leading numbers of each vector to keep, to unit norm again; 0 = all. For encoders trained so.",
+        lower_bound=0,
+    )
     flags.DEFINE_integer("seed", 0, "Of the handfuls where a view has several QAs.", lower_bound=0)
 
     def _main(f: flags.FlagValues) -> None:
-        embed(f.model, f.qa, f.out, qas_per_view=f.qas_per_view, max_tokens=f.max_tokens, seed=f.seed)
+        embed(f.model, f.qa, f.out, qas_per_view=f.qas_per_view, max_tokens=f.max_tokens, seed=f.seed, dims=f.dims)
 
     cli.run(_main)

@@ -102,7 +102,8 @@ class Encoder(nnx.Module):
         config = self.config
         angle_rtk = added_hqt = None
         if config.position == "rotary":
-            angle_rtk = places.angles(position_rt, config.rope_theta, config.head_width)
+            theta = places.stretched(segment_rt, segments, config) if config.stretch else config.rope_theta
+            angle_rtk = places.angles(position_rt, theta, config.head_width)
         if config.windows:
             local_rtk = places.angles(position_rt, config.local_theta, config.head_width)
         if config.buckets:
@@ -119,6 +120,8 @@ class Encoder(nnx.Module):
             layer = nnx.remat(layer, prevent_cse=False)  # the scan already keeps XLA from merging the two
         stack = nnx.scan(layer, in_axes=(nnx.Carry, 0, 0), out_axes=nnx.Carry)
         hidden_rtd = stack(self.embed(ids_rt, position_rt), self.blocks, self._own())
+        if config.pooling == "cls":  # the mean over each text's first token alone
+            segment_rt = jnp.where(position_rt == 0, segment_rt, 0)
         return pool(self.final_norm(hidden_rtd) if config.prenorm else hidden_rtd, segment_rt, segments)
 
     def _own(self) -> dict[str, jax.Array]:

@@ -14,7 +14,7 @@ import numpy as np
 from etils import epath
 
 import univar_jax
-from univar_jax import cli, encoder, files, models, weights
+from univar_jax import cli, encoder, export_onnx, files, hfconfig, models, modules, names, weights
 from univar_jax import config as univar_config
 from univar_jax.cli import UserError
 
@@ -25,13 +25,15 @@ _UNCHECKED = "not checked: pip install 'univar_jax[torch]'"
 _COPIED = ("special_tokens_map.json", "vocab.txt", "vocab.json", "merges.txt", "added_tokens.json")
 
 
-def export(workdir: str, out: str, step: int | None) -> int:
+def export(workdir: str, out: str, step: int | None, dtype: str = "float32", onnx: bool = False) -> int:
     """The stage: reads a run, writes the folder, prints what it did.
 
     Args:
       workdir: the run.
       out: the folder to make; one that is the same already is left alone.
       step: which checkpoint; None is the last.
+      dtype: of the weights in the file, float32 or bfloat16.
+      onnx: whether onnx/model.onnx is made too.
 
     Returns:
       0.
@@ -47,11 +49,13 @@ def export(workdir: str, out: str, step: int | None) -> int:
         "step": run.step,
         "metrics": run.metrics,
     }
-    export_params(run.params, run.encoder_folder, out, facts)
+    export_params(run.params, run.encoder_folder, out, facts, dtype, onnx)
     return 0
 
 
-def export_params(params: dict, encoder_folder: epath.Path, out: str, facts: dict) -> None:
+def export_params(
+    params: dict, encoder_folder: epath.Path, out: str, facts: dict, dtype: str = "float32", onnx: bool = False
+) -> None:
     """Writes parameters as a sentence-transformers folder that plain transformers and this package load too.
 
     Args:
@@ -60,11 +64,15 @@ def export_params(params: dict, encoder_folder: epath.Path, out: str, facts: dic
       out: the folder to make, local or remote.
       facts: encoder (the word MODEL), fingerprint, holdout {seed, share, corpora}, config, step, metrics (lines
         of metrics.jsonl; may be empty).
+      dtype, onnx: as `export` takes them.
 
     Raises:
-      UserError: out is there and holds something else; torch and jax differ by more than PARITY_LIMIT.
+      UserError: out is there and holds something else; torch (or onnxruntime) and jax differ by more than
+        PARITY_LIMIT; the extra [onnx] is wanted and not there.
     """
     out = os.path.expanduser(out)
+    if onnx and not (export_onnx.installed() and _torch_installed()):
+        raise UserError("--onnx needs packages that are not installed: pip install 'univar_jax[onnx]'")
     univar = {
         "version": univar_jax.__version__,
         "encoder": _shown(facts["encoder"]),
@@ -74,16 +82,20 @@ def export_params(params: dict, encoder_folder: epath.Path, out: str, facts: dic
         "holdout": facts["holdout"],
         "fingerprint": facts["fingerprint"],
         "weights": weights.digest(params),
+        "dtype": dtype,
+        "onnx": onnx,
     }
     if _is_there(epath.Path(out), univar):
         print(f"{out} is there and the same (step {univar['step']}, weights {univar['weights'][:12]}): nothing to do")
         return
     with files.whole_folder(epath.Path(out), last="univar.json") as aside:
-        _fill(aside, params, epath.Path(encoder_folder), univar)
-        parity = _parity(aside)
+        carried = _fill(aside, params, epath.Path(encoder_folder), univar)
+        parity = _parity(aside, params)
         _write_card(aside, univar, facts["metrics"], parity, epath.Path(out).name)
-    print(f"torch against jax on {_TEXTS} texts: {parity}")
-    print(f"wrote {out} (step {univar['step']}, weights {univar['weights'][:12]})")
+    print(f"carried as they are, not trained: {carried}")
+    for what, said in parity.items():
+        print(f"{what} on {_TEXTS} texts: {said}")
+    print(f"wrote {out} (step {univar['step']}, weights {univar['weights'][:12]}, {dtype})")
 
 
 def _is_there(out: epath.Path, univar: dict) -> bool:
@@ -97,36 +109,32 @@ def _is_there(out: epath.Path, univar: dict) -> bool:
     raise UserError(f"--out={out} exists and is not this export; give another name or remove it (nothing was touched)")
 
 
-def _fill(aside: Path, params: dict, base: epath.Path, univar: dict) -> None:
+def _fill(aside: Path, params: dict, base: epath.Path, univar: dict) -> str:
+    """Writes all but the card and ONNX; returns which tensors went along untrained, in words."""
     config = models.read_config(base)
-    rows = config.position_start + config.positions
-    native = models.native_config(base) | {"max_position_embeddings": rows, "dtype": "float32"}
+    native = hfconfig.read(base) | {"dtype": univar["dtype"]}
+    if not config.stretch:  # there the number is not the longest text, but where the angles begin to change
+        native["max_position_embeddings"] = config.position_start + config.positions
     for stale in ("_name_or_path", "torch_dtype"):  # where the base once lay on someone's disk; its older name
         native.pop(stale, None)
-    _write_json(aside / "config.json", native)
-    weights.save(params, config, weights.carried(base), aside / "model.safetensors")
+    modules.write_json(aside / "config.json", native)
+    carried = weights.carried(base, config)
+    said = ", ".join(carried) or "none"
+    if config.architecture in names.POOLED and not set(names.POOLER) & set(carried):
+        # transformers would make one up at random, and warn.
+        kernel, bias = names.POOLER
+        carried[kernel] = np.zeros((config.width, config.width), np.float32)
+        carried[bias] = np.zeros(config.width, np.float32)
+        said += f"; the base has no pooler, zeros stand for {', '.join(names.POOLER)}"
+    weights.save(params, config, carried, epath.Path(aside), univar["dtype"])
     models.tokenizer(base).save(str(aside / "tokenizer.json"))
-    _write_json(aside / "tokenizer_config.json", _tokenizer_config(base, config.positions))
+    modules.write_json(aside / "tokenizer_config.json", _tokenizer_config(base, config.positions))
     for name in _COPIED:
         if (base / name).exists():
             (aside / name).write_bytes((base / name).read_bytes())
-    # The module names of sentence-transformers 2 to 5; version 6 writes others and reads both.
-    kinds = {"": "Transformer", "1_Pooling": "Pooling", "2_Normalize": "Normalize"}
-    modules = [
-        {"idx": i, "name": str(i), "path": path, "type": f"sentence_transformers.models.{kind}"}
-        for i, (path, kind) in enumerate(kinds.items())
-    ]
-    _write_json(aside / "modules.json", modules)
-    pooling = {"word_embedding_dimension": config.width, "pooling_mode_mean_tokens": True}
-    others = ("cls_token", "max_tokens", "mean_sqrt_len_tokens")
-    _write_json(aside / "1_Pooling" / "config.json", pooling | {f"pooling_mode_{o}": False for o in others})
-    _write_json(aside / "2_Normalize" / "config.json", {})
-    _write_json(aside / "sentence_bert_config.json", {"max_seq_length": config.positions, "do_lower_case": False})
-    _write_json(
-        aside / "config_sentence_transformers.json",
-        {"__version__": {"univar_jax": univar["version"]}, "prompts": {}, "similarity_fn_name": "cosine"},
-    )
-    _write_json(aside / "univar.json", univar)
+    modules.write(aside, config.pooling, config.width, config.positions, univar["version"])
+    modules.write_json(aside / "univar.json", univar)
+    return said
 
 
 def _tokenizer_config(base: epath.Path, positions: int) -> dict:
@@ -142,17 +150,34 @@ def _tokenizer_config(base: epath.Path, positions: int) -> dict:
 # -- the check -----------------------------------------------------------------------------------------------
 
 
-def _parity(folder: Path) -> str:
-    if importlib.util.find_spec("sentence_transformers") is None:
-        return _UNCHECKED
+def _parity(folder: Path, params: dict) -> dict[str, str]:
+    """The folder as torch (and onnxruntime) reads it against jax, and what rounding the weights cost; in words."""
+    univar = hfconfig.read_json(folder / "univar.json")
     texts = sample_texts(_TEXTS)
-    apart = float(np.abs(embed_torch(folder, texts) - embed_jax(folder, texts)).max())
+    ours_nd, said = embed_jax(folder, texts), {"torch against jax": _UNCHECKED}
+    if _torch_installed():
+        said["torch against jax"] = _apart("torch", embed_torch(folder, texts), ours_nd)
+    if univar["onnx"]:
+        export_onnx.write(folder)
+        said["onnxruntime against jax"] = _apart("onnxruntime", export_onnx.embed(folder, texts), ours_nd)
+    if univar["dtype"] != "float32":
+        cosine_n = np.sum(embed_jax(folder, texts, params) * ours_nd, axis=-1)
+        said[f"weights rounded to {univar['dtype']} against the trained"] = f"smallest cosine {cosine_n.min():.6f}"
+    return said
+
+
+def _apart(what: str, theirs_nd: np.ndarray, ours_nd: np.ndarray) -> str:
+    apart = float(np.abs(theirs_nd - ours_nd).max())
     if not apart <= PARITY_LIMIT:
         raise UserError(
-            f"torch and jax differ by {apart:.1e} in a coordinate, above {PARITY_LIMIT:.0e}; nothing was written: "
+            f"{what} and jax differ by {apart:.1e} in a coordinate, above {PARITY_LIMIT:.0e}; nothing was written: "
             "please report it with the encoder's name"
         )
     return f"largest difference {apart:.1e} (limit {PARITY_LIMIT:.0e})"
+
+
+def _torch_installed() -> bool:
+    return importlib.util.find_spec("sentence_transformers") is not None
 
 
 def sample_texts(count: int) -> list[str]:
@@ -167,10 +192,10 @@ def sample_texts(count: int) -> list[str]:
     return [queues[i % len(queues)][i // len(queues)] for i in range(count)]
 
 
-def embed_jax(folder: Path, texts: list[str]) -> np.ndarray:
-    """Unit vectors of texts from a folder, float32, one text a row."""
+def embed_jax(folder: Path, texts: list[str], params: dict | None = None) -> np.ndarray:
+    """Unit vectors of texts from a folder, float32, one text a row; with other parameters than its own if given."""
     config = models.read_config(epath.Path(folder))
-    params = weights.load(epath.Path(folder), config)
+    params = weights.load(epath.Path(folder), config) if params is None else params
     ids = [e.ids for e in models.tokenizer(epath.Path(folder)).encode_batch(texts)]
     longest = max(map(len, ids))
     ids_rt = np.full((len(ids), longest), config.pad, np.int32)
@@ -183,20 +208,21 @@ def embed_jax(folder: Path, texts: list[str]) -> np.ndarray:
 
 
 def embed_torch(folder: Path, texts: list[str]) -> np.ndarray:
-    """The same by sentence-transformers, on the CPU and without a question to the hub."""
+    """The same by sentence-transformers in float32, on the CPU and without a question to the hub."""
     os.environ["HF_HUB_OFFLINE"] = "1"  # read at import; the folder has all it needs
+    import torch
     import transformers
     from sentence_transformers import SentenceTransformer
 
     transformers.utils.logging.disable_progress_bar()  # stderr is for mistakes
-    model = SentenceTransformer(str(folder), device="cpu", local_files_only=True)
+    model = SentenceTransformer(str(folder), device="cpu", local_files_only=True, model_kwargs={"dtype": torch.float32})
     return model.encode(texts, convert_to_numpy=True, show_progress_bar=False)
 
 
 # -- the card and the files ----------------------------------------------------------------------------------
 
 
-def _write_card(aside: Path, univar: dict, metrics: list[dict], parity: str, name: str) -> None:
+def _write_card(aside: Path, univar: dict, metrics: list[dict], parity: dict[str, str], name: str) -> None:
     config = models.read_config(epath.Path(aside))
     last = next((line for line in reversed(metrics) if any(k.startswith("eval/") for k in line)), {})
     scores = [f"{k.removeprefix('eval/')} {v:.3f}" for k, v in last.items() if k.startswith("eval/")]
@@ -215,6 +241,9 @@ def _write_card(aside: Path, univar: dict, metrics: list[dict], parity: str, nam
             "layers": config.layers,
             "scores": f"{', '.join(scores)} (step {last['step']})" if scores else "none",
             "parity": parity,
+            "pooling": config.pooling,
+            "plain_positions": config.plain_positions,
+            "dims": sorted(univar["config"].get("matryoshka_dims", ())),
             "config": json.dumps(univar["config"], indent=2, sort_keys=True),
         }
     )
@@ -232,15 +261,14 @@ def _hub_id(shown: str) -> str | None:
     return shown if "/" in shown else None
 
 
-def _write_json(path: Path, values: object) -> None:
-    path.parent.mkdir(exist_ok=True)
-    path.write_text(json.dumps(values, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-
-
 if __name__ == "__main__":
     from absl import flags
 
     flags.DEFINE_string("workdir", None, "The run, as train made it.", required=True)
     flags.DEFINE_string("out", None, "The sentence-transformers folder to make.", required=True)
     flags.DEFINE_integer("step", None, "Which checkpoint; the last where left out.", lower_bound=0)
-    cli.run(lambda f: export(f.workdir, f.out, f.step))
+    flags.DEFINE_enum(
+        "dtype", "float32", ["float32", "bfloat16"], "Of the weights in the file; bfloat16 takes half the room."
+    )
+    flags.DEFINE_bool("onnx", False, "Also onnx/model.onnx, checked by onnxruntime; needs the extra [onnx].")
+    cli.run(lambda f: export(f.workdir, f.out, f.step, f.dtype, f.onnx))

@@ -1,5 +1,7 @@
 """InfoNCE over the global batch."""
 
+from collections.abc import Callable, Sequence
+
 import jax
 import jax.numpy as jnp
 
@@ -43,3 +45,41 @@ def infonce(
     if symmetric:
         loss = (loss + jnp.mean(jax.nn.logsumexp(s_nm, axis=0) - own_n)) / 2
     return loss, jnp.mean(own_n >= s_nm.max(axis=1))
+
+
+def matryoshka(
+    contrast: Callable[..., tuple[jax.Array, jax.Array]],
+    dims: Sequence[int],
+    anchor_nd: jax.Array,
+    key_nd: jax.Array,
+    source_n: jax.Array,
+    scale: jax.Array | float,
+) -> tuple[jax.Array, jax.Array]:
+    """The sum of a loss over leading parts of the vectors, each brought to unit norm, and over the whole ones.
+
+    Equation: sum over d of contrast(norm(anchor[:, :d]), norm(key[:, :d])), all weights 1 (arXiv 2205.13147).
+
+    Args:
+      contrast: (anchor_nd, key_nd, source_n, scale) → (loss, accuracy).
+      dims: sizes of the parts; the whole size may be among them and counts once.
+      anchor_nd, key_nd, source_n, scale: as `infonce`.
+
+    Returns:
+      The sum of the losses, and the accuracy of the whole vectors.
+    """
+    sizes = jnp.array(sorted({*dims, anchor_nd.shape[1]}))
+
+    # Noughts instead of a cut: one shape for all sizes, so that a loop holds one part's products at a time.
+    @jax.checkpoint
+    def term(size: jax.Array) -> tuple[jax.Array, jax.Array]:
+        return contrast(leading(anchor_nd, size), leading(key_nd, size), source_n, scale)
+
+    losses, accuracies = jax.lax.map(term, sizes)
+    return losses.sum(), accuracies[-1]
+
+
+def leading(z_nd: jax.Array, size: jax.Array | int) -> jax.Array:
+    """The first `size` numbers of each vector to unit norm, noughts after; a part of noughts stays so."""
+    z_nd = jnp.where(jnp.arange(z_nd.shape[1]) < size, z_nd, 0)
+    square_n1 = jnp.sum(z_nd**2, axis=1, keepdims=True)
+    return z_nd * jax.lax.rsqrt(jnp.where(square_n1 == 0, 1, square_n1))

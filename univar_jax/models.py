@@ -1,13 +1,13 @@
 """The word MODEL: a folder in Hugging Face layout, its plain config, its tokenizer. No jax, no torch."""
 
 import dataclasses
-import json
 from typing import Any
 
 from etils import epath
 
-from univar_jax import minilm
+from univar_jax import hfconfig, minilm, modules
 from univar_jax.cli import UserError, one_line
+from univar_jax.hfconfig import unknown
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,6 +37,9 @@ class EncoderConfig:
     norm_biases: bool = True
     local_theta: float = 0.0  # instead of rope_theta in layers with a window
     windows: tuple[int | None, ...] = ()  # by layer, how many tokens to each side are seen; None is all; () no layer
+    pooling: str = "mean"  # of a text's states: mean, or cls, the first one
+    stretch: float = 0.0  # by how much rope_theta grows with the length of a text (dynamic NTK); 0: not at all
+    plain_positions: int = 0  # the length up to which it does not
 
 
 def folder(model: str) -> epath.Path:
@@ -63,7 +66,10 @@ def _from_hub(model: str) -> str:
 
     wanted, not_ours = ["*.json", "*.safetensors", "vocab.txt"], ["onnx/*", "openvino/*"]
     try:
-        return huggingface_hub.snapshot_download(model, allow_patterns=wanted, ignore_patterns=not_ours)
+        got = huggingface_hub.snapshot_download(model, allow_patterns=wanted, ignore_patterns=not_ours)
+        if not any(epath.Path(got).glob("*.safetensors")):  # an older folder: its weights are pickled
+            got = huggingface_hub.snapshot_download(model, allow_patterns=["pytorch_model*.bin"])
+        return got
     except Exception as error:
         # The hub's client raises a dozen kinds (network, no such repository, gated, offline mode): all end here.
         raise UserError(
@@ -82,15 +88,18 @@ def tokenizer(folder: epath.Path) -> Any:
             f"{path} is missing; make it once by AutoTokenizer.from_pretrained(FOLDER).save_pretrained(FOLDER) "
             "of the package transformers"
         )
-    # MiniLM's file cuts and pads at 128 tokens: without this every longer view would be cut in silence.
     try:
         found = tokenizers.Tokenizer.from_str(path.read_text())
     except Exception as error:  # the one kind that tokenizers raises
         raise UserError(
             f"{path} is no tokenizer of the package tokenizers ({one_line(error)}); save it again"
         ) from error
+    # MiniLM's file cuts and pads at 128 tokens: without this every longer view would be cut in silence.
     found.no_truncation()
     found.no_padding()
+    if modules.lower_cases(folder):
+        before = [tokenizers.normalizers.Lowercase(), *([found.normalizer] if found.normalizer else [])]
+        found.normalizer = tokenizers.normalizers.Sequence(before)
     return found
 
 
@@ -133,53 +142,16 @@ _OWN_NAMES = {
 # Keys that would change the result, with the values that are computed; None in a list is a key left out.
 _KNOWN = {
     "bert": {"position_embedding_type": ["absolute", None]},
-    "nomic_bert": {"position_embedding_type": ["absolute", None], "rope_parameters.rope_type": ["default"]},
+    "nomic_bert": {
+        "position_embedding_type": ["absolute", None],
+        "rope_parameters.rope_type": ["default", "dynamic"],
+        "rope_parameters.partial_rotary_factor": [1.0, None],
+    },
     "mpnet": {"relative_attention_num_buckets": [32], "pad_token_id": [1]},  # fixed in transformers' code
     "modernbert": {"norm_bias": [False], "attention_bias": [False], "mlp_bias": [False]},
 }
 _KNOWN["roberta"] = _KNOWN["xlm-roberta"] = _KNOWN["bert"]
 _ACTIVATIONS = ("gelu", "gelu_new", "relu", "silu")
-
-# NomicBERT's first config.json took GPT-2's names, which transformers' own class passes over in silence.
-_NOMIC_NAMES = {
-    "n_embd": "hidden_size",
-    "n_layer": "num_hidden_layers",
-    "n_head": "num_attention_heads",
-    "n_inner": "intermediate_size",
-    "n_positions": "max_position_embeddings",
-    "layer_norm_epsilon": "layer_norm_eps",
-    "resid_pdrop": "hidden_dropout_prob",
-    "attn_pdrop": "attention_probs_dropout_prob",
-}
-# Switches of that first code which transformers' class does not have, with the one value that it computes.
-_NOMIC_ONLY = {"activation_function": "swiglu", "rotary_emb_fraction": 1.0, "rotary_emb_scale_base": None}
-_NOMIC_ONLY |= dict.fromkeys(("prenorm", "parallel_block", "causal", "use_rms_norm", "qkv_proj_bias"), False)
-_NOMIC_ONLY |= dict.fromkeys(("mlp_fc1_bias", "mlp_fc2_bias", "rotary_emb_interleaved"), False)
-
-
-def native_config(folder: epath.Path) -> dict:
-    """config.json with the keys of transformers' own classes, and without those that name remote code."""
-    path = epath.Path(folder) / "config.json"
-    try:
-        given = json.loads(path.read_text())
-        given.pop("auto_map", None)
-    except (OSError, ValueError, AttributeError) as error:
-        raise UserError(f"{path} cannot be read as a JSON object ({one_line(error)})") from error
-    if given.get("model_type") != "nomic_bert":
-        return given
-    for key, known in _NOMIC_ONLY.items():
-        if (value := given.pop(key, known)) not in (known, None):
-            raise _unknown(path, key, value, [known])
-    trained, scaled = given.pop("max_trained_positions", None), given.pop("rotary_scaling_factor", None)
-    for old, new in _NOMIC_NAMES.items():
-        if given.get(old) is not None:
-            given[new] = given.pop(old)
-    if scaled and trained:
-        # Its angles change with the length of the batch past this length; up to it they are the plain ones.
-        given["max_position_embeddings"] = trained
-    if (theta := given.pop("rotary_emb_base", None)) is not None and "rope_parameters" not in given:
-        given["rope_parameters"] = {"rope_type": "default", "rope_theta": float(theta)}
-    return given
 
 
 def read_config(folder: epath.Path) -> EncoderConfig:
@@ -189,18 +161,17 @@ def read_config(folder: epath.Path) -> EncoderConfig:
       UserError: an architecture, activation, rotary type or pooling that is not computed here, by key and value.
     """
     path = epath.Path(folder) / "config.json"
-    given = native_config(folder)
+    given = hfconfig.read(folder)
     kind = given.get("model_type")
     if kind not in _FIXED:
-        raise _unknown(path, "model_type", kind, _FIXED)
-    _check_pooling(epath.Path(folder) / "1_Pooling" / "config.json")
-    full = _complete(path, kind, given)
+        raise unknown(path, "model_type", kind, _FIXED)
+    full = hfconfig.complete(folder, given)
     names = _BERT_NAMES | _OWN_NAMES.get(kind, {})
     named = {ours: getattr(full, key) if isinstance(key, str) else key for ours, key in names.items()}
     known_values = {names["activation"]: _ACTIVATIONS, "is_decoder": [False, None]} | _KNOWN.get(kind, {})
     for key, known in known_values.items():
-        if (value := _value(full, key)) not in known:
-            raise _unknown(path, key, value, known)
+        if (value := hfconfig.value_of(full, key)) not in known:
+            raise unknown(path, key, value, known)
     named["dropout"] = float(max(getattr(full, key) for key in names["dropout"]))
     return EncoderConfig(
         architecture=kind,
@@ -210,15 +181,9 @@ def read_config(folder: epath.Path) -> EncoderConfig:
         heads=full.num_attention_heads,
         head_width=getattr(full, "head_dim", None) or full.hidden_size // full.num_attention_heads,
         pad=full.pad_token_id or 0,
+        pooling=modules.pooling(folder),
         **named | _FIXED[kind] | _positions(path, full),
     )
-
-
-def _value(full: Any, key: str) -> object:
-    """What a config object says under a key with dots, None where it has no such key."""
-    for part in key.split("."):
-        full = full.get(part) if isinstance(full, dict) else getattr(full, part, None)
-    return full
 
 
 def _positions(path: epath.Path, full: Any) -> dict:
@@ -227,16 +192,29 @@ def _positions(path: epath.Path, full: Any) -> dict:
     match full.model_type:
         case "roberta" | "xlm-roberta":
             if full.pad_token_id is None:
-                raise _unknown(path, "pad_token_id", None, ["a token's number"])
+                raise unknown(path, "pad_token_id", None, ["a token's number"])
             # Padding has the row of its own number, and the tokens those after it.
             found |= {"position_start": full.pad_token_id + 1, "positions": found["positions"] - full.pad_token_id - 1}
         case "mpnet":
             found |= {"position_start": 2, "positions": found["positions"] - 2}
             found["buckets"] = full.relative_attention_num_buckets
         case "nomic_bert":
-            found["rope_theta"] = float(full.rope_parameters["rope_theta"])
+            found |= _stretch(path, full)
         case "modernbert":
             found |= _windows(path, full)
+    return found
+
+
+def _stretch(path: epath.Path, full: Any) -> dict:
+    """NomicBERT's rotary angles, plain or with a base that grows with a text past a length (dynamic NTK)."""
+    rope = full.rope_parameters
+    found = {"rope_theta": float(rope["rope_theta"])}
+    if rope["rope_type"] == "dynamic":
+        if not (factor := rope.get("factor") or 0) >= 1:
+            raise unknown(path, "rope_parameters.factor", factor, ["1 and more"])
+        plain = full.max_position_embeddings
+        longest = getattr(full, "n_positions", None) or int(plain * factor)
+        found |= {"stretch": float(factor), "plain_positions": plain, "positions": longest}
     return found
 
 
@@ -244,42 +222,14 @@ def _windows(path: epath.Path, full: Any) -> dict:
     """ModernBERT's layers: most see a window of tokens and turn by an angle of their own."""
     window = {"full_attention": None, "sliding_attention": full.sliding_window}
     if full.num_hidden_layers < 2:
-        raise _unknown(path, "num_hidden_layers", full.num_hidden_layers, ["2 and more"])
+        raise unknown(path, "num_hidden_layers", full.num_hidden_layers, ["2 and more"])
     if len(full.layer_types) != full.num_hidden_layers or set(full.layer_types) - set(window):
-        raise _unknown(path, "layer_types", full.layer_types, [f"{full.num_hidden_layers} of {', '.join(window)}"])
+        raise unknown(path, "layer_types", full.layer_types, [f"{full.num_hidden_layers} of {', '.join(window)}"])
     for key, known in (("rope_type", ["default"]), ("rope_theta", None)):
         for kind in window:
             value = full.rope_parameters[kind].get(key)
             if value not in known if known else not isinstance(value, (int, float)):
-                raise _unknown(path, f"rope_parameters.{kind}.{key}", value, known or ["a number"])
+                raise unknown(path, f"rope_parameters.{kind}.{key}", value, known or ["a number"])
     thetas = [float(full.rope_parameters[kind]["rope_theta"]) for kind in window]
     windows = tuple(window[kind] for kind in full.layer_types)
     return {"rope_theta": thetas[0], "local_theta": thetas[1], "windows": windows}
-
-
-def _complete(path: epath.Path, kind: str, given: dict) -> Any:
-    """transformers' config object: the given keys over its defaults."""
-    from transformers import AutoConfig  # seconds where torch is installed too, so only here
-
-    try:
-        return AutoConfig.for_model(kind, **{k: v for k, v in given.items() if k != "model_type"})
-    except Exception as error:  # its strict dataclasses raise their own kinds for a value of the wrong type
-        raise UserError(f"{path}: {one_line(error)}") from error
-
-
-def _check_pooling(path: epath.Path) -> None:
-    if not path.exists():
-        return
-    try:
-        pooling = dict(json.loads(path.read_text()))
-    except (ValueError, TypeError) as error:
-        raise UserError(f"{path} cannot be read as a JSON object ({one_line(error)})") from error
-    # sentence-transformers writes pooling_mode since version 6, one switch a mode before.
-    old = "pooling_mode_"
-    modes = pooling.get(old[:-1]) or [k.removeprefix(old) for k, v in pooling.items() if k.startswith(old) and v]
-    if modes not in ("mean", ["mean"], ["mean_tokens"]):
-        raise _unknown(path, "pooling_mode", modes, ["mean"])
-
-
-def _unknown(path: epath.Path, key: str, value: object, known: Any) -> UserError:
-    return UserError(f"{path}: {key}={value!r} is not computed here; known: {', '.join(map(str, known))}")

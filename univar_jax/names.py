@@ -88,10 +88,20 @@ TABLES = {
 
 # A model with a head puts the encoder's names under one of these.
 PREFIXES = ("bert.", "roberta.", "distilbert.", "mpnet.", "nomic_bert.", "model.")
-# What mean pooling never reads (poolers, buffers, and the heads of masked words, classes and answers): not trained,
+# What mean and cls pooling never read (poolers, buffers, the heads of masked words, classes and answers): not trained,
 # carried from the base to the export as it is.
-CARRIED = (
-    *("pooler.", "embeddings.position_ids", "embeddings.token_type_ids", "rotary_emb."),
-    *("cls.", "lm_head.", "vocab_transform.", "vocab_layer_norm.", "vocab_projector.", "head.", "decoder."),
-    *("pre_classifier.", "classifier.", "qa_outputs."),
-)
+POOLER = ("pooler.dense.weight", "pooler.dense.bias")
+_BUFFERS = ("embeddings.position_ids", "embeddings.token_type_ids")
+_HEADS = ("classifier.", "qa_outputs.")
+CARRIED = {
+    "bert": ("pooler.", *_BUFFERS, "cls.", *_HEADS),
+    "roberta": ("pooler.", *_BUFFERS, "lm_head.", *_HEADS),
+    "distilbert": (*_BUFFERS, "vocab_transform.", "vocab_layer_norm.", "vocab_projector.", "pre_classifier.", *_HEADS),
+    "mpnet": ("pooler.", *_BUFFERS, "lm_head.", *_HEADS),
+    "nomic_bert": ("pooler.", *_BUFFERS, "rotary_emb.", "cls.", "lm_head.", "head.", *_HEADS),
+    "modernbert": ("rotary_emb.", "head.", "decoder.", *_HEADS),
+}
+CARRIED["xlm-roberta"] = CARRIED["roberta"]
+# Architectures whose class in transformers makes a pooler of its own where the file has none, at random and with a
+# warning; the export of such a base has one of zeros.
+POOLED = ("bert", "roberta", "xlm-roberta", "mpnet")

@@ -6,13 +6,30 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from univar_jax.models import EncoderConfig
+
 _FARTHEST = 128  # MPNet: from this distance on there is one bucket
 
 
-def angles(position_rt: jax.Array, theta: float, head_width: int) -> jax.Array:
-    """The rotary angles of tokens, rtk with half a head's width."""
+def angles(position_rt: jax.Array, theta: jax.Array | float, head_width: int) -> jax.Array:
+    """The rotary angles of tokens, rtk with half a head's width; theta is one number, or one a token (rt)."""
     exponent_k = np.arange(0, head_width, 2, dtype=np.float32) / head_width
+    if np.ndim(theta):
+        return position_rt[:, :, None] / theta[:, :, None] ** exponent_k
     return position_rt[:, :, None] * (1 / np.float32(theta) ** exponent_k)
+
+
+def stretched(segment_rt: jax.Array, segments: int, config: EncoderConfig) -> jax.Array:
+    """Dynamic NTK's theta for each token, rt, by the length of its text: the plain one up to plain_positions.
+
+    Equation: theta · (f · max(L, M) / M - (f - 1)) ^ (k / (k - 2)) for a text of L tokens, f = config.stretch,
+    M = config.plain_positions and head width k, as transformers' rope_type `dynamic` for a text by itself.
+    """
+    length_rs = jnp.sum(segment_rt[:, :, None] == jnp.arange(segments + 1), axis=1)
+    length_rt = jnp.take_along_axis(length_rs, segment_rt, axis=1)
+    plain, factor, width = config.plain_positions, config.stretch, config.head_width
+    grown_rt = factor * jnp.maximum(length_rt, plain) / plain - (factor - 1)
+    return config.rope_theta * grown_rt ** (width / (width - 2))
 
 
 def rotate(x_rthk: jax.Array, angle_rtk: jax.Array) -> jax.Array:

@@ -1,5 +1,6 @@
 """One update: encode, loss, clip, AdamW; a pure function of (state, batch), and the state it changes."""
 
+import functools
 import math
 from collections.abc import Callable
 from typing import Any
@@ -12,7 +13,7 @@ from ml_collections import ConfigDict
 
 from univar_jax import encoder
 from univar_jax.batches import Batch
-from univar_jax.loss import MAX_SCALE, infonce
+from univar_jax.loss import MAX_SCALE, infonce, matryoshka
 
 # {"params": {"encoder": …, "log_scale"?: []}, "opt": optax's}; log_scale only where the scale is learnt.
 State = dict[str, Any]
@@ -68,7 +69,9 @@ def objective(graph: nnx.GraphDef, config: ConfigDict, segments: int) -> Callabl
       config: complete.
       segments: most segments of a row, as the batches' shape says.
     """
-    how = {"symmetric": config.symmetric, "same_source": config.same_source}
+    contrast = functools.partial(infonce, symmetric=config.symmetric, same_source=config.same_source)
+    if config.matryoshka_dims:
+        contrast = functools.partial(matryoshka, contrast, config.matryoshka_dims)
 
     def value(params: dict, batch: Batch) -> tuple[jax.Array, dict]:
         rows_rt = (batch.ids_rt, batch.segment_rt, batch.position_rt)
@@ -76,7 +79,7 @@ def objective(graph: nnx.GraphDef, config: ConfigDict, segments: int) -> Callabl
         z_vd = z_rsd.reshape(-1, z_rsd.shape[-1])
         anchor_nd, key_nd = z_vd[batch.anchor_n], z_vd[batch.key_n]
         scale = jnp.exp(params["log_scale"]) if config.learn_scale else jnp.float32(config.scale)
-        loss, accuracy = infonce(anchor_nd, key_nd, batch.source_n, scale, **how)
+        loss, accuracy = contrast(anchor_nd, key_nd, batch.source_n, scale)
         return loss, {"accuracy": accuracy, "scale": scale}
 
     return value

@@ -168,6 +168,10 @@ def _open(config: ConfigDict, data: str, model: str) -> Inputs:
         raise UserError(
             f"config.max_tokens={config.max_tokens} is more than the {architecture.positions} positions of {model}"
         )
+    if max(config.matryoshka_dims, default=0) > architecture.width:
+        raise UserError(
+            f"config.matryoshka_dims={config.matryoshka_dims} has a size above the {architecture.width} of {model}"
+        )
     pairs = shards.Shards(files.local(data, "data"), manifest, "train")
     total = _total_steps(config, data, len(pairs))
     return Inputs(files.local(data, "data"), manifest, pairs, total, model, folder, architecture)
@@ -215,10 +219,12 @@ def _say_start(
         "devices": meshes.table(mesh),
         "encoder": f"{inputs.model} ({shape.architecture}, {shape.layers} layers of {shape.width}), weights "
         f"{digest[:8]}, {config.matmul_dtype} products, no dropout (its config.json says {shape.dropout:g})",
+        "carried": f"{', '.join(weights.carried(inputs.folder, shape)) or 'none'} (not trained; export puts them back)",
         "data": f"{len(manifest['sources'])} sources, {len(inputs.pairs):,} pairs, {manifest['fingerprint'][:8]}; "
         f"share held out {manifest['holdout']['share']:g}",
         "batch": f"{config.pairs} pairs, up to {config.pairs - 1} negatives an anchor, same source: "
-        f"{config.same_source}",
+        f"{config.same_source}"
+        + (f"; sizes {', '.join(map(str, config.matryoshka_dims))} too" if config.matryoshka_dims else ""),
         "rows": f"{form.rows} x {form.tokens} tokens, {form.segments} segments at most; {real:,.0f} tokens a step, "
         f"fill {real / (form.rows * form.tokens):.2f}",
         "steps": f"{inputs.total}" + (f", going on after step {start}" if start else ""),
