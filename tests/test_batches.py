@@ -3,10 +3,11 @@
 import jax
 import numpy as np
 import pytest
+from ml_collections import ConfigDict
 
-from univar_jax import batches, encoder, mesh, models, step
-from univar_jax.batches import Shape
-from univar_jax.config import complete, defaults
+from univar_jax import batches, encoder, mesh, models, packing, step
+from univar_jax.config import complete
+from univar_jax.packing import Group
 from univar_jax.shards import Pair
 
 
@@ -29,51 +30,92 @@ def pairs(n, longest, seed=0):
     return [Pair(ids(), ids(), int(rng.integers(3))) for _ in range(n)]
 
 
-@pytest.mark.parametrize("seed", range(5))
-def test_every_view_is_placed_once_and_no_row_overflows(seed):
-    lengths = np.random.default_rng(seed).integers(1, 65, 100)
-    rows = batches.pack(lengths, 64)
-    assert sorted(v for row in rows for v in row) == list(range(100))
-    assert max(lengths[row].sum() for row in rows) <= 64
-    assert len(rows) <= 1.1 * np.ceil(lengths.sum() / 64)  # best fit decreasing leaves little
+LONG, BOTH = packing.Layout(64), packing.Layout(64, short_tokens=16, short_rows=2)
 
 
-def test_most_segments_of_a_row_are_kept_to():
-    rows = batches.pack([1] * 100, 64, segments=7)
-    assert max(map(len, rows)) == 7 and len(rows) == 15
-
-
-def test_rows_hold_the_views_tokens_with_positions_that_restart():
+@pytest.mark.parametrize(("layout", "shape"), [(LONG, (Group(5, 64, 8),)), (BOTH, (Group(5, 64, 8), Group(2, 16, 4)))])
+def test_rows_hold_the_views_tokens_with_positions_that_restart(layout, shape):
     made = pairs(6, 20)
-    batch = batches.compose(made, Shape(5, 64, 8))
-    flat = [(r, t) for r in range(5) for t in range(64)]
+    batch = batches.compose(made, layout, shape)
+    segments = [np.arange(g.rows * g.segments).reshape(g.rows, g.segments) for g in shape]
+    starts = np.cumsum([0] + [s.size for s in segments])
     for n, pair in enumerate(made):
         for place, ids in ((batch.anchor_n[n], pair.anchor), (batch.key_n[n], pair.key)):
-            row, segment = place // 8, place % 8 + 1
-            cells = [(r, t) for r, t in flat if r == row and batch.segment_rt[r, t] == segment]
-            assert [batch.ids_rt[c] for c in cells] == ids.tolist()
-            assert [batch.position_rt[c] for c in cells] == list(range(len(ids)))
-    assert (batch.segment_rt > 0).sum() == sum(len(p.anchor) + len(p.key) for p in made)
+            group = int(np.searchsorted(starts, place, side="right")) - 1
+            row, segment = divmod(place - starts[group], shape[group].segments)
+            rows = batch.groups[group]
+            cells = rows.segment_rt[row] == segment + 1
+            assert rows.ids_rt[row][cells].tolist() == ids.tolist()
+            assert rows.position_rt[row][cells].tolist() == list(range(len(ids)))
+    placed = sum((rows.segment_rt > 0).sum() for rows in batch.groups)
+    assert placed == sum(len(p.anchor) + len(p.key) for p in made)
 
 
-def test_packed_loss_and_gradients_equal_those_of_one_view_a_row(tiny):
+def results(tiny, batch, shape, devices=1, **values):
     graph, params = tiny
-    config, made = complete(defaults()), pairs(8, 60)
-    results = []
-    for form in (Shape(16, 64, 8), Shape(16, 64, 1)):
-        if form.segments == 1:
-            views = [p.anchor for p in made] + [p.key for p in made]
-            *rows, place = batches.lay(views, [[v] for v in range(16)], form)
-            batch = batches.Batch(*rows, place[:8], place[8:], np.array([p.source for p in made]))
-        else:
-            batch = batches.compose(made, form)
-            assert (batch.segment_rt > 1).any()  # or nothing was packed
-        objective = lambda p, b=batch, f=form: step.objective(graph, config, f.segments)(p, b)[0]  # noqa: E731
-        results.append(jax.value_and_grad(objective)({"encoder": params}))
-    (packed, packed_grads), (alone, alone_grads) = results
-    assert float(packed) == pytest.approx(float(alone), abs=1e-5)
-    for a, b in zip(jax.tree.leaves(packed_grads), jax.tree.leaves(alone_grads), strict=True):
+    config = complete(ConfigDict(values))
+    objective = step.objective(graph, config, shape, devices)
+    return jax.jit(jax.value_and_grad(lambda p: objective(p, batch)[0]))({"encoder": params})
+
+
+def same(one, other):
+    assert float(one[0]) == pytest.approx(float(other[0]), abs=1e-5)
+    for a, b in zip(jax.tree.leaves(one[1]), jax.tree.leaves(other[1]), strict=True):
         np.testing.assert_allclose(a, b, atol=1e-5 * max(1, float(np.abs(b).max())))
+
+
+@pytest.fixture(scope="module")
+def alone(tiny):
+    """Loss and gradients of eight pairs with one view a row."""
+    made, shape = pairs(8, 60), (Group(16, 64, 1),)
+    views = [p.anchor for p in made] + [p.key for p in made]
+    *rows, places = packing.lay(views, [[v] for v in range(16)], shape[0])
+    where = np.array([places[v] for v in range(16)])
+    batch = batches.Batch((batches.Rows(*rows),), where[:8], where[8:], np.array([p.source for p in made]))
+    return results(tiny, batch, shape)
+
+
+@pytest.mark.parametrize(
+    ("layout", "shape", "values"),
+    [
+        (LONG, (Group(16, 64, 8),), {}),
+        (BOTH, (Group(14, 64, 8), Group(2, 16, 4)), {}),
+        (LONG, (Group(16, 64, 8),), {"rows_per_chunk": 8}),
+        (LONG, (Group(16, 64, 8),), {"rows_per_chunk": 4, "remat": "full"}),
+        (BOTH, (Group(16, 64, 8), Group(2, 16, 4)), {"rows_per_chunk": 4}),
+    ],
+)
+def test_packed_loss_and_gradients_equal_those_of_one_view_a_row(tiny, alone, layout, shape, values):
+    batch = batches.compose(pairs(8, 60), layout, shape)
+    assert any((rows.segment_rt > 1).any() for rows in batch.groups)  # or nothing was packed
+    same(results(tiny, batch, shape, **values), alone)
+
+
+@pytest.mark.parametrize("chunk", [0, 8])
+def test_chunks_over_devices_are_the_same_and_no_row_travels(tiny, alone, chunk):
+    devices, shape = mesh.make(0, 1), (Group(16, 64, 8),)
+    batch = jax.device_put(batches.compose(pairs(8, 60), LONG, shape), batches.shardings(devices, 1))
+    same(results(tiny, batch, shape, devices=8, rows_per_chunk=chunk), alone)
+    graph, params = tiny
+    objective = step.objective(graph, complete(ConfigDict({"rows_per_chunk": chunk})), shape, 8)
+    compiled = jax.jit(jax.grad(lambda p, b: objective(p, b)[0])).lower({"encoder": params}, batch).compile()
+    assert "collective-permute" not in compiled.as_text() and "all-to-all" not in compiled.as_text()
+
+
+def test_chunks_take_less_memory(tiny):
+    shape = (Group(64, 64, 8),)
+    config = ConfigDict({"pairs": 64, "rows_per_chunk": 0})
+    one = jax.make_mesh((1, 1), mesh.AXES, (jax.sharding.AxisType.Auto,) * 2, devices=jax.devices()[:1])
+
+    def temporaries(chunk):
+        config.rows_per_chunk = chunk
+        graph, params = tiny
+        objective = step.objective(graph, complete(config), shape)
+        batch = batches.abstract(64, shape, one)
+        lowered = jax.jit(jax.grad(lambda p, b: objective(p, b)[0])).lower({"encoder": params}, batch)
+        return lowered.compile().memory_analysis().temp_size_in_bytes
+
+    assert temporaries(8) < 0.4 * temporaries(0)
 
 
 class Records:
@@ -88,29 +130,31 @@ class Records:
 
 
 def test_a_step_is_its_records_wherever_the_feed_starts():
-    form, devices = Shape(8, 64, 8), mesh.make(0, 1)
-    whole = list(batches.feed(Records(), range(0, 5), 4, form, devices))
-    later = list(batches.feed(Records(), range(3, 5), 4, form, devices))
+    devices, shapes = mesh.make(0, 1), ((Group(8, 64, 8),), (Group(16, 64, 8),))
+    plan = packing.Plan(LONG, shapes, np.array([0, 1, 0, 1, 0]), 0, 0)
+    whole = list(batches.feed(Records(), range(0, 5), 4, plan, devices))
+    later = list(batches.feed(Records(), range(3, 5), 4, plan, devices))
+    assert [len(batch.groups[0].ids_rt) for batch in whole] == [8, 16, 8, 16, 8]
     assert len(whole) == 5 and len(later) == 2
     for a, b in zip(whole[3:], later, strict=True):
         jax.tree.map(np.testing.assert_array_equal, a, b)
     records = Records()
-    list(batches.feed(records, range(2, 4), 4, form, devices))
+    list(batches.feed(records, range(2, 4), 4, plan, devices))
     assert records.asked == list(range(8, 16))
-
-
-def test_the_shape_holds_every_step_and_divides_over_the_devices():
-    rng = np.random.default_rng(0)
-    lengths = rng.integers(3, 65, (40, 2))
-    form = batches.shape(lengths, 8, 5, 64, devices=8)
-    assert form.rows % 8 == 0
-    for i in range(5):
-        rows = batches.pack(lengths[i * 8 : i * 8 + 8].ravel(), 64)
-        assert len(rows) <= form.rows and max(map(len, rows)) <= form.segments
 
 
 def test_rows_lie_over_all_devices():
     devices = mesh.make(4, 2)
-    batch = next(iter(batches.feed(Records(), range(1), 4, Shape(8, 64, 8), devices)))
-    assert {s.data.shape for s in batch.ids_rt.addressable_shards} == {(1, 64)}
+    plan = packing.Plan(LONG, ((Group(8, 64, 8),),), np.array([0]), 0, 0)
+    batch = next(iter(batches.feed(Records(), range(1), 4, plan, devices)))
+    assert {s.data.shape for s in batch.groups[0].ids_rt.addressable_shards} == {(1, 64)}
     assert {s.data.shape for s in batch.source_n.addressable_shards} == {(4,)}
+
+
+def test_what_is_compiled_for_is_what_comes():
+    devices, shape = mesh.make(0, 1), (Group(8, 64, 8), Group(8, 16, 4))
+    layout = packing.Layout(64, 8, 16, 0)
+    plan = packing.Plan(layout, (shape[:1],), np.array([0]), 0, 0)
+    batch = next(iter(batches.feed(Records(), range(1), 4, plan, devices)))
+    tell = lambda x: (x.shape, x.dtype, x.sharding)  # noqa: E731
+    assert jax.tree.map(tell, batch) == jax.tree.map(tell, batches.abstract(4, shape[:1], devices))

@@ -7,7 +7,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from univar_jax import embed, encoder, mesh, models, qa, runs, weights
+from univar_jax import embed, encode, encoder, mesh, models, qa, runs, weights
 from univar_jax.cli import UserError
 from univar_jax.shards import read_manifest
 from univar_jax.train import train
@@ -123,7 +123,7 @@ def test_long_and_short_views_keep_their_places(tiny_bert):
     graph, params = encoder.build(config), weights.load(tiny_bert, config)
     rng = np.random.default_rng(0)
     ids = [rng.integers(1000, 2000, n) for n in (3, 400, 5, 256, 257, 90, 512, 4)]
-    found = embed.embedder(graph, mesh.make(0, 1))(params, ids)
+    found = encode.embedder(graph, mesh.make(0, 1))(params, ids)
     for z, x in zip(found, ids, strict=True):
         alone = encoder.apply(graph, params, x[None], np.ones((1, len(x))), np.arange(len(x))[None], segments=1)
         np.testing.assert_allclose(z, alone[0, 0], atol=1e-5)

@@ -4,7 +4,7 @@ import jax
 import numpy as np
 import pytest
 
-from univar_jax import batches, encoder, models, step, weights
+from univar_jax import batches, encoder, models, packing, step, weights
 from univar_jax.config import complete, defaults
 from univar_jax.shards import Shards, read_manifest
 
@@ -30,13 +30,12 @@ def ours(folder, records, settings):
     architecture = models.read_config(folder)
     graph = encoder.build(architecture)
     state = step.init(settings, weights.load(folder, architecture))
-    form = batches.shape(
-        np.array([[len(p.anchor), len(p.key)] for step_ in records for p in step_]), PAIRS, STEPS, 256, 8
-    )
-    update = jax.jit(step.make(graph, settings, form.segments))
+    lengths = np.array([[len(p.anchor), len(p.key)] for step_ in records for p in step_])
+    plan = packing.plan(lengths, PAIRS, len(records), packing.Layout(256))
+    updates = [jax.jit(step.make(graph, settings, shape)) for shape in plan.shapes]
     lines = []
-    for pairs in records:
-        state, metrics = update(state, batches.compose(pairs, form))
+    for n, pairs in zip(plan.shape_n, records, strict=True):
+        state, metrics = updates[n](state, batches.compose(pairs, plan.layout, plan.shapes[n]))
         lines.append({k: float(v) for k, v in metrics.items()})
     return state, lines
 

@@ -1,18 +1,10 @@
 """Records of step n → one packed batch on the mesh.
 
-Views lie beside one another in rows of a fixed number of tokens:
-
-    ids       [CLS] a a a [SEP] [CLS] b b [SEP]  0  0
-    segment     1   1 1 1   1     2   2 2   2    0  0
-    position    0   1 2 3   4     0   1 2   3    0  0
-
-The encoder gives one vector a segment; `place` says where each view's is. Which tokens a step has is decided
-by the records alone: rows and mesh only place them.
+The encoder gives one vector a segment; `anchor_n` and `key_n` say where each pair's are. Which tokens a step has is
+decided by the records alone: rows and mesh only place them.
 """
 
-import bisect
 import dataclasses
-import sys
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
@@ -21,18 +13,21 @@ import numpy as np
 from jax.sharding import Mesh
 
 from univar_jax import mesh as meshes
+from univar_jax import packing
+from univar_jax.packing import Layout, Plan, Shape
 from univar_jax.shards import Pair, Shards
 
 _AHEAD = 2  # batches composed before they are asked for
 
 
+@jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
-class Shape:
-    """The static shape of a packed batch: rows, tokens of a row, most segments of a row."""
+class Rows:
+    """Packed rows: int32 ids_rt, segment_rt and position_rt; see packing's drawing."""
 
-    rows: int
-    tokens: int
-    segments: int
+    ids_rt: jax.Array
+    segment_rt: jax.Array
+    position_rt: jax.Array
 
 
 @jax.tree_util.register_dataclass
@@ -41,108 +36,58 @@ class Batch:
     """A packed batch of pairs.
 
     Attributes:
-      ids_rt, segment_rt, position_rt: int32; see the drawing above.
-      anchor_n, key_n: int32; where the vector of a pair's view is in z_rsd with r and s flattened.
+      groups: rows of one length each.
+      anchor_n, key_n: int32; where the vector of a pair's view is among those of all segments of all rows of all
+        groups, in this order.
       source_n: int32; the pair's source.
     """
 
-    ids_rt: jax.Array
-    segment_rt: jax.Array
-    position_rt: jax.Array
+    groups: tuple[Rows, ...]
     anchor_n: jax.Array
     key_n: jax.Array
     source_n: jax.Array
 
 
-def pack(lengths: Sequence[int], tokens: int, segments: int = sys.maxsize) -> list[list[int]]:
-    """Best fit, longest first: which views lie in which row, in order.
-
-    A function of the lengths alone, so that every host makes the same plan.
-
-    Args:
-      lengths: tokens of each view, each at most `tokens`.
-      tokens: of a row.
-      segments: most views of a row.
-
-    Returns:
-      For each row the numbers of its views.
-    """
-    rows: list[list[int]] = []
-    rooms: list[tuple[int, int]] = []  # (tokens left, row), sorted
-    for view in sorted(range(len(lengths)), key=lambda v: -lengths[v]):
-        best = bisect.bisect_left(rooms, (lengths[view], 0))
-        if best == len(rooms):  # none has the room
-            room, row = tokens, len(rows)
-            rows.append([])
-        else:
-            room, row = rooms.pop(best)
-        rows[row].append(view)
-        if len(rows[row]) < segments:
-            bisect.insort(rooms, (room - lengths[view], row))
-    return rows
-
-
-def shape(lengths_n2: np.ndarray, pairs: int, steps: int, tokens: int, devices: int) -> Shape:
-    """The one shape that holds every step's views, known before the first step.
-
-    Args:
-      lengths_n2: tokens of each record's anchor and key.
-      pairs: records of a step.
-      steps: of the run.
-      tokens: of a row.
-      devices: that the rows divide over.
-    """
-    plans = [pack(lengths_n2[i * pairs : (i + 1) * pairs].ravel(), tokens) for i in range(steps)]
-    rows = max(map(len, plans))
-    return Shape(rows + -rows % devices, tokens, max(len(row) for plan in plans for row in plan))
-
-
-def lay(
-    views: Sequence[np.ndarray], rows: Sequence[Sequence[int]], form: Shape
-) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Lays views into rows as `pack` planned.
-
-    Returns:
-      ids_rt, segment_rt, position_rt (int32), and place_v (int32) with row · segments + segment of each view.
-    """
-    ids_rt, segment_rt, position_rt = np.zeros((3, form.rows, form.tokens), np.int32)
-    place_v = np.zeros(len(views), np.int32)
-    for row, members in enumerate(rows):
-        start = 0
-        for segment, view in enumerate(members):
-            stop = start + len(views[view])
-            ids_rt[row, start:stop] = views[view]
-            segment_rt[row, start:stop] = segment + 1
-            position_rt[row, start:stop] = np.arange(stop - start)
-            place_v[view] = row * form.segments + segment
-            start = stop
-    return ids_rt, segment_rt, position_rt, place_v
-
-
-def compose(pairs: Sequence[Pair], form: Shape) -> Batch:
+def compose(pairs: Sequence[Pair], layout: Layout, shape: Shape) -> Batch:
     """One step's pairs as a batch on the host; anchors first, then keys."""
     views = [p.anchor for p in pairs] + [p.key for p in pairs]
-    rows = pack([len(v) for v in views], form.tokens)
-    ids_rt, segment_rt, position_rt, place_v = lay(views, rows, form)
+    groups, place_v, start = [], np.zeros(len(views), np.int32), 0
+    for rows, group in zip(packing.arrange([len(v) for v in views], layout), shape, strict=True):
+        *rows_rt, places = packing.lay(views, rows, group)
+        groups.append(Rows(*rows_rt))
+        place_v[list(places)] = start + np.array(list(places.values()))
+        start += group.rows * group.segments
     anchor_n, key_n = place_v[: len(pairs)], place_v[len(pairs) :]
-    return Batch(ids_rt, segment_rt, position_rt, anchor_n, key_n, np.array([p.source for p in pairs], np.int32))
+    return Batch(tuple(groups), anchor_n, key_n, np.array([p.source for p in pairs], np.int32))
 
 
-def shardings(mesh: Mesh) -> Batch:
+def shardings(mesh: Mesh, groups: int) -> Batch:
     """Rows over all devices; the small per-pair arrays everywhere."""
     rows, whole = meshes.rows(mesh), meshes.whole(mesh)
-    return Batch(rows, rows, rows, whole, whole, whole)
+    return Batch((Rows(rows, rows, rows),) * groups, whole, whole, whole)
 
 
-def feed(shards: Shards, steps: range, pairs: int, form: Shape, mesh: Mesh) -> Iterator[Batch]:
+def abstract(pairs: int, shape: Shape, mesh: Mesh) -> Batch:
+    """A batch of jax.ShapeDtypeStruct, to compile for."""
+
+    def array(sharding: jax.sharding.Sharding, *size: int) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct(size, np.int32, sharding=sharding)
+
+    rows, whole = meshes.rows(mesh), meshes.whole(mesh)
+    groups = tuple(Rows(*[array(rows, group.rows, group.tokens)] * 3) for group in shape)
+    return Batch(groups, *[array(whole, pairs)] * 3)
+
+
+def feed(shards: Shards, steps: range, pairs: int, plan: Plan, mesh: Mesh) -> Iterator[Batch]:
     """Batches of these steps on the mesh, composed ahead by one thread.
 
     Step n holds records n·pairs … (n+1)·pairs-1, whatever was read before: there is no iterator to save.
     """
 
     def batch(step: int) -> Batch:
-        records = range(step * pairs, (step + 1) * pairs)
-        return jax.device_put(compose([shards.read(i) for i in records], form), shardings(mesh))
+        made = [shards.read(i) for i in range(step * pairs, (step + 1) * pairs)]
+        shape = plan.shapes[plan.shape_n[step]]
+        return jax.device_put(compose(made, plan.layout, shape), shardings(mesh, len(shape)))
 
     with ThreadPoolExecutor(1, "feed") as thread:
         ahead = [thread.submit(batch, step) for step in steps[:_AHEAD]]

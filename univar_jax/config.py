@@ -21,6 +21,9 @@ _DEFAULTS = {
     "max_tokens": 256,
     # Tokens of a packed row; 0 = max_tokens. Longer rows fill better where a step has few of them.
     "row_tokens": 0,
+    # Tokens of the rows that short views get for themselves, a divisor of row_tokens; 0 = there are none. Attention
+    # is paid by the row's length.
+    "short_row_tokens": 0,
     # prepare writes epochs × (number of training QAs) pairs, fresh ones each epoch.
     "epochs": 3,
     # Training steps; 0 = all records.
@@ -44,7 +47,7 @@ _DEFAULTS = {
     # -- the encoder -----------------------------------------------------------------------------------------
     # Which attention runs.
     "kernel": "xla",
-    # Rows that are encoded at a time; 0 = all at once.
+    # Rows that are encoded at a time, a multiple of the devices; 0 = all at once. Saves memory, costs a third more.
     "rows_per_chunk": 0,
     # What the backward pass computes again instead of keeping: none or full (every layer).
     "remat": "none",
@@ -95,7 +98,8 @@ PREPARE_KEYS = ("seed", "max_qas", "max_tokens", "epochs", "disjoint_views", "ho
 
 # What may change when a run goes on: where and how fast it computes and what it writes, never what it learns.
 MACHINE_KEYS = (
-    *("spread", "kernel", "rows_per_chunk", "remat", "mesh_data", "mesh_fsdp"),
+    *("spread", "kernel", "rows_per_chunk", "remat", "row_tokens", "short_row_tokens"),
+    *("mesh_data", "mesh_fsdp"),
     *("save_every_steps", "save_every_minutes", "keep", "log_every_steps", "eval_every_steps"),
 )
 
@@ -160,8 +164,9 @@ def _check(config: ConfigDict) -> None:
     dims = config.matryoshka_dims
     if any(not isinstance(d, int) or d < 1 for d in dims) or len(set(dims)) < len(dims):
         raise UserError(f"config.matryoshka_dims={dims} must be different whole numbers above 0, as (64, 128)")
-    if config.rows_per_chunk:
-        raise UserError(f"config.rows_per_chunk={config.rows_per_chunk} is not in this version; leave it 0")
+    row, short = config.row_tokens or config.max_tokens, config.short_row_tokens
+    if short and (row % short or short == row):
+        raise UserError(f"config.short_row_tokens={short} must divide the {row} tokens of a row and be shorter; or 0")
 
 
 def mathematics(config: ConfigDict | dict) -> dict:

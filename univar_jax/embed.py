@@ -1,30 +1,22 @@
 """QA files → one unit vector a view, in a Parquet file that needs none of this to read."""
 
 import dataclasses
-import itertools
 import json
 import time
-from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-import jax
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from absl import flags
 from etils import epath
-from flax import nnx
-from jax.sharding import Mesh
 
-from univar_jax import __version__, batches, cli, encoder, files, mesh, models, qa, runs, tokens, weights
+from univar_jax import __version__, cli, encode, encoder, files, mesh, models, qa, runs, tokens, weights
 from univar_jax import config as configs
 from univar_jax.cli import UserError
 from univar_jax.loss import leading
 
-# Slots of a batch: enough to keep a device busy, few enough for a laptop's memory.
-_SLOTS = 4096
-# Shortest row, and most views in one: short views share a row, longer ones get rows of twice the tokens.
-_ROW, _SEGMENTS = 256, 32
+# A cap below this leaves no room beside the special tokens.
 _FEWEST = 8
 # The rule for an encoder that no run of ours trained: it has seen nothing, so any split of questions is fair.
 _NO_RUN = {"seed": 0, "share": qa.SHARE, "corpora": []}
@@ -70,43 +62,6 @@ def open_model(model: str) -> Model:
         return Model(name, folder, params, known["holdout"], known["step"], known["config_hash"])
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(f"{facts} is broken ({cli.one_line(error)}); export the run again") from error
-
-
-def embedder(graph: nnx.GraphDef, devices: Mesh) -> Callable[[dict, Sequence[np.ndarray]], np.ndarray]:
-    """A function (params, token ids of n views) → z_nd, float32, unit norm, in the views' order."""
-    rows = mesh.rows(devices)
-    encode = jax.jit(
-        lambda params, *rows_rt: encoder.apply(graph, params, *rows_rt, segments=_SEGMENTS),
-        out_shardings=mesh.whole(devices),
-    )
-
-    def embed(params: dict, ids: Sequence[np.ndarray]) -> np.ndarray:
-        order, parts = [], []
-        for here, (*rows_rt, place_v) in _packed(ids, devices.size):
-            z_rsd = np.asarray(encode(params, *jax.device_put(rows_rt, rows)))
-            order.append(here)
-            parts.append(z_rsd.reshape(-1, z_rsd.shape[-1])[place_v])
-        z_nd = np.concatenate(parts)
-        z_nd[np.concatenate(order)] = z_nd.copy()
-        return z_nd
-
-    return embed
-
-
-def _packed(ids: Sequence[np.ndarray], devices: int) -> Iterator[tuple[np.ndarray, tuple]]:
-    """Batches of rows with the numbers of the views in them; a handful of shapes serves all lengths."""
-    width_n = np.array([max(_ROW, 1 << (len(x) - 1).bit_length()) for x in ids])
-    for width in np.unique(width_n).tolist():
-        members = np.flatnonzero(width_n == width)
-        rows = batches.pack([len(ids[m]) for m in members], width, _SEGMENTS)
-        count = max(1, _SLOTS // width)
-        form = batches.Shape(count + -count % devices, width, _SEGMENTS)
-        for i in range(0, len(rows), form.rows):
-            group = rows[i : i + form.rows]
-            here = members[np.concatenate(group)]
-            bounds = np.cumsum([0] + [len(row) for row in group])
-            laid = [range(a, b) for a, b in itertools.pairwise(bounds)]
-            yield here, batches.lay([ids[v] for v in here], laid, form)
 
 
 def embed(
@@ -159,7 +114,7 @@ def embed(
         flush=True,
     )
     devices = mesh.make(0, 1)
-    z_nd = embedder(encoder.build(config), devices)(loaded.params, [ids for ids, _ in made])
+    z_nd = encode.embedder(encoder.build(config), devices)(loaded.params, [ids for ids, _ in made])
     if dims:
         z_nd = np.asarray(leading(z_nd, dims))[:, :dims]
     size = f":{dims}" if dims else ""  # reports compare the sizes of one encoder as they do encoders

@@ -8,13 +8,12 @@ import re
 from importlib import resources
 from pathlib import Path
 
-import jax
 import jinja2
 import numpy as np
 from etils import epath
 
 import univar_jax
-from univar_jax import cli, encoder, export_onnx, files, hfconfig, models, modules, names, weights
+from univar_jax import cli, encode, encoder, export_onnx, files, hfconfig, mesh, models, modules, names, weights
 from univar_jax import config as univar_config
 from univar_jax.cli import UserError
 
@@ -196,15 +195,10 @@ def embed_jax(folder: Path, texts: list[str], params: dict | None = None) -> np.
     """Unit vectors of texts from a folder, float32, one text a row; with other parameters than its own if given."""
     config = models.read_config(epath.Path(folder))
     params = weights.load(epath.Path(folder), config) if params is None else params
-    ids = [e.ids for e in models.tokenizer(epath.Path(folder)).encode_batch(texts)]
-    longest = max(map(len, ids))
-    ids_rt = np.full((len(ids), longest), config.pad, np.int32)
-    for row, found in enumerate(ids):
-        ids_rt[row, : len(found)] = found
-    position_rt = np.broadcast_to(np.arange(longest, dtype=np.int32), ids_rt.shape)
-    segment_rt = (position_rt < np.array([len(i) for i in ids])[:, None]).astype(np.int32)
-    run = jax.jit(encoder.apply, static_argnums=(0, 5))
-    return np.asarray(run(encoder.build(config), params, ids_rt, segment_rt, position_rt, 1))[:, 0]
+    tokenizer = models.tokenizer(epath.Path(folder))
+    tokenizer.enable_truncation(config.positions)  # keeps the mark at a text's end, as sentence-transformers does
+    ids = [np.array(e.ids) for e in tokenizer.encode_batch(texts)]
+    return encode.embedder(encoder.build(config), mesh.make(0, 1))(params, ids)
 
 
 def embed_torch(folder: Path, texts: list[str]) -> np.ndarray:

@@ -30,11 +30,8 @@ def write(folder: Path) -> None:
     """Writes folder/onnx/model.onnx, the same bytes each time; above 2 GB the tensors lie in model.onnx_data beside it.
 
     Inputs are input_ids and attention_mask, int64 [batch, tokens], padded on the right; outputs, float32, are
-    last_hidden_state [batch, tokens, width] and sentence_embedding [batch, width], pooled as the folder says and
-    of unit norm.
-
-    Args:
-      folder: local, of sentence-transformers, with config.json as transformers' own classes have it.
+    last_hidden_state [batch, tokens, width] and sentence_embedding [batch, width], pooled as the folder (local, of
+    sentence-transformers, its config.json in the words of transformers' own classes) says and of unit norm.
 
     Raises:
       UserError: the extra [onnx] is not installed; `models.read_config` or transformers refuse the folder.
@@ -70,7 +67,7 @@ def _load(folder: Path) -> Any:
         raise UserError(f"{folder} is not loaded by transformers ({one_line(error)}); export it again") from error
     # What is not in the file is made up at random; a pooler's output goes nowhere here.
     if missing := sorted(name for name in told["missing_keys"] if not name.startswith("pooler.")):
-        raise UserError(f"{folder} lacks {len(missing)} tensors, such as {missing[0]}; export it again")
+        raise UserError(f"{folder} lacks tensors ({len(missing)}, such as {missing[0]}); export it again")
     return model
 
 
@@ -108,10 +105,8 @@ def _trace(encoder: Any, config: models.EncoderConfig) -> Any:
 
 
 def _stretched(config: Any) -> Callable:
-    """NomicBERT's rotary angles by each text's own length, as in `places.stretched`.
-
-    transformers takes the longest text of the batch, behind an `if` on a tensor, which cannot be traced.
-    """
+    """NomicBERT's rotary angles by each text's own length, as in `places.stretched`."""
+    # transformers' forward takes the longest text of the batch, behind an `if` on a tensor, which cannot be traced.
     from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
     def forward(x: Any, position_ids: Any) -> tuple[Any, Any]:
@@ -126,13 +121,10 @@ def _stretched(config: Any) -> Callable:
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
     """Without what the exporter and transformers say on their way: stderr is for mistakes."""
-    before = logging.root.manager.disable
-    logging.disable(logging.WARNING)
-    try:
-        with warnings.catch_warnings(action="ignore"):
-            yield
-    finally:
-        logging.disable(before)
+    with contextlib.ExitStack() as after, warnings.catch_warnings(action="ignore"):
+        after.callback(logging.disable, logging.root.manager.disable)
+        logging.disable(logging.WARNING)
+        yield
 
 
 def embed(folder: Path, texts: list[str]) -> np.ndarray:

@@ -19,12 +19,14 @@ class Progress:
       log: where lines go.
       config: complete.
       lengths_n2: tokens of each record's views.
-      slots: rows x tokens of a batch.
+      slots_n: tokens that each step's rows have room for.
       steps: that are to run.
     """
 
-    def __init__(self, log: runs.Log, config: ConfigDict, lengths_n2: np.ndarray, slots: int, steps: range) -> None:
-        self._log, self._config, self._slots, self._steps = log, config, slots, steps
+    def __init__(
+        self, log: runs.Log, config: ConfigDict, lengths_n2: np.ndarray, slots_n: np.ndarray, steps: range
+    ) -> None:
+        self._log, self._config, self._slots, self._steps = log, config, slots_n, steps
         tokens_n = lengths_n2[: steps.stop * config.pairs].sum(1)
         self._tokens = tokens_n.reshape(steps.stop, config.pairs).sum(1)
         self._pending: tuple[int, dict] | None = None
@@ -33,7 +35,7 @@ class Progress:
 
     def restart(self) -> None:
         """Starts a new interval, so that evaluation and saving count for no speed."""
-        self._began, self._done, self._real, self._waited = time.monotonic(), 0, 0, 0.0
+        self._began, self._done, self._real, self._room, self._waited = time.monotonic(), 0, 0, 0, 0.0
 
     def add(self, n: int, metrics: dict, waited: float) -> None:
         """Takes step n, not finished yet, after waiting `waited` seconds for its batch; retires the one before."""
@@ -61,6 +63,7 @@ class Progress:
             )
         self._done += 1
         self._real += int(self._tokens[n - 1])
+        self._room += int(self._slots[n - 1])
         if scores or n % self._config.log_every_steps == 0:
             seconds = time.monotonic() - self._began
             self._write(n, values, seconds, scores() if scores else {})
@@ -69,7 +72,7 @@ class Progress:
     def _write(self, n: int, values: dict, seconds: float, extra: dict) -> None:
         pairs = self._done * self._config.pairs
         line = {"step": n, **values, "pairs_per_s": pairs / seconds, "tokens_per_s": self._real / seconds}
-        line |= {"fill": self._real / (self._done * self._slots), "host_wait_s": self._waited, **extra}
+        line |= {"fill": self._real / self._room, "host_wait_s": self._waited, **extra}
         self._log.write(line)
         self._paces.append(seconds / self._done)
         left = (self._steps.stop - n) * float(np.median(self._paces))

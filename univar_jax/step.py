@@ -12,8 +12,9 @@ from flax import nnx
 from ml_collections import ConfigDict
 
 from univar_jax import encoder
-from univar_jax.batches import Batch
+from univar_jax.batches import Batch, Rows
 from univar_jax.loss import MAX_SCALE, infonce, matryoshka
+from univar_jax.packing import Shape
 
 # {"params": {"encoder": …, "log_scale"?: []}, "opt": optax's}; log_scale only where the scale is learnt.
 State = dict[str, Any]
@@ -61,22 +62,27 @@ def init(config: ConfigDict, params: dict) -> State:
     return {"params": params, "opt": optimizer(config).init(params)}
 
 
-def objective(graph: nnx.GraphDef, config: ConfigDict, segments: int) -> Callable[[dict, Batch], tuple]:
+def objective(
+    graph: nnx.GraphDef, config: ConfigDict, shape: Shape, devices: int = 1
+) -> Callable[[dict, Batch], tuple[jax.Array, dict]]:
     """The function (params, batch) → (loss, metrics) that a step descends.
 
     Args:
       graph: the encoder's, from encoder.build.
       config: complete.
-      segments: most segments of a row, as the batches' shape says.
+      shape: of the batch.
+      devices: that the rows lie over.
     """
     contrast = functools.partial(infonce, symmetric=config.symmetric, same_source=config.same_source)
     if config.matryoshka_dims:
         contrast = functools.partial(matryoshka, contrast, config.matryoshka_dims)
 
     def value(params: dict, batch: Batch) -> tuple[jax.Array, dict]:
-        rows_rt = (batch.ids_rt, batch.segment_rt, batch.position_rt)
-        z_rsd = encoder.apply(graph, params["encoder"], *rows_rt, segments)
-        z_vd = z_rsd.reshape(-1, z_rsd.shape[-1])
+        parts = []
+        for rows, group in zip(batch.groups, shape, strict=True):
+            chunk = config.rows_per_chunk * shape[0].tokens // group.tokens
+            parts.append(_vectors(graph, params["encoder"], rows, group.segments, chunk, devices))
+        z_vd = jnp.concatenate(parts)
         anchor_nd, key_nd = z_vd[batch.anchor_n], z_vd[batch.key_n]
         scale = jnp.exp(params["log_scale"]) if config.learn_scale else jnp.float32(config.scale)
         loss, accuracy = contrast(anchor_nd, key_nd, batch.source_n, scale)
@@ -85,9 +91,30 @@ def objective(graph: nnx.GraphDef, config: ConfigDict, segments: int) -> Callabl
     return value
 
 
-def make(graph: nnx.GraphDef, config: ConfigDict, segments: int) -> Callable[[State, Batch], tuple[State, dict]]:
+def _vectors(graph: nnx.GraphDef, params: dict, rows: Rows, segments: int, chunk: int, devices: int) -> jax.Array:
+    """The vectors of all segments of all rows, one after the other, `chunk` rows encoded at a time (0 = all at once).
+
+    The backward pass computes each chunk again, so that only one chunk's activations live at a time.
+    """
+    arrays = (rows.ids_rt, rows.segment_rt, rows.position_rt)
+    count = len(rows.ids_rt)
+    if not chunk or chunk >= count:
+        z_rsd = encoder.apply(graph, params, *arrays, segments)
+        return z_rsd.reshape(-1, z_rsd.shape[-1])
+    # Each chunk takes its share of every device's rows, so that none has to travel.
+    split = lambda x: x.reshape(devices, count // chunk, chunk // devices, -1).swapaxes(0, 1)  # noqa: E731
+    encode = jax.checkpoint(lambda c: encoder.apply(graph, params, *(x.reshape(chunk, -1) for x in c), segments))
+    z_crsd = jax.lax.map(encode, tuple(split(x) for x in arrays))
+    width = z_crsd.shape[-1]
+    z_xrsd = z_crsd.reshape(count // chunk, devices, -1, width).swapaxes(0, 1)
+    return z_xrsd.reshape(-1, width)
+
+
+def make(
+    graph: nnx.GraphDef, config: ConfigDict, shape: Shape, devices: int = 1
+) -> Callable[[State, Batch], tuple[State, dict]]:
     """The update (state, batch) → (state, metrics), to be jitted; global arrays in and out; args as `objective`."""
-    value, tx, lr = objective(graph, config, segments), optimizer(config), schedule(config)
+    value, tx, lr = objective(graph, config, shape, devices), optimizer(config), schedule(config)
 
     def step(state: State, batch: Batch) -> tuple[State, dict]:
         (loss, aux), grads = jax.value_and_grad(value, has_aux=True)(state["params"], batch)

@@ -12,7 +12,21 @@ from etils import epath
 from jax.sharding import Mesh
 from ml_collections import ConfigDict, config_flags
 
-from univar_jax import batches, cli, embed, encoder, evaluate, files, models, runs, shards, tokens, weights
+from univar_jax import (
+    batches,
+    cli,
+    encode,
+    encoder,
+    evaluate,
+    files,
+    models,
+    packing,
+    programs,
+    runs,
+    shards,
+    tokens,
+    weights,
+)
 from univar_jax import config as configs
 from univar_jax import mesh as meshes
 from univar_jax import step as steps_
@@ -38,10 +52,10 @@ def train(config: ConfigDict, data: str, workdir: str, model: str = "") -> None:
     inputs = _open(config, data, model)
     manifest, pairs, total = inputs.manifest, inputs.pairs, inputs.total
 
-    # -- mesh, shape of the batches, the run's folder ----------------------------------------------------------
+    # -- mesh, shapes of the batches, the run's folder ---------------------------------------------------------
     mesh = meshes.make(config.mesh_data, config.mesh_fsdp)
     lengths_n2 = pairs.lengths()
-    form = batches.shape(lengths_n2, config.pairs, total, config.row_tokens or config.max_tokens, mesh.size)
+    plan = packing.plan(lengths_n2, config.pairs, total, programs.layout(config, mesh))
     params = weights.load(inputs.folder, inputs.encoder)
     digest = weights.digest(params)
     about = runs.check_folder(workdir, config, {"model": inputs.model, "weights": digest}, manifest)
@@ -57,28 +71,28 @@ def train(config: ConfigDict, data: str, workdir: str, model: str = "") -> None:
             print(f"{workdir} is finished and the same: {start} of {total} steps", flush=True)
             return
         runs.describe(workdir, about)  # again: the machine's keys may be others now
+        _say_start(config, inputs, digest, mesh, plan, start, identity)
 
-        # -- state on the mesh, from the encoder or from the newest checkpoint ---------------------------------
+        # -- state on the mesh, from the encoder or from the newest checkpoint; the programs --------------------
+        programs.cache()
         state = jax.jit(lambda p: steps_.init(config, p))(params)
         shardings = meshes.state(mesh, state)
         state = jax.device_put(state, shardings)
         del params  # the copy that counts is on the mesh
         if start:
             state = runs.restore(checkpoints, start, state, shardings, identity)
-        update = jax.jit(
-            steps_.make(graph, config, form.segments),
-            donate_argnums=0,
-            out_shardings=(shardings, meshes.whole(mesh)),
-        )
-        _say_start(config, inputs, digest, mesh, form, start, identity)
+        began = time.monotonic()
+        updates = programs.compile_all(graph, config, plan, mesh, state)
+        print(f"compiled {len(updates)} program(s) in {time.monotonic() - began:.1f} s", flush=True)
 
         # -- the loop ------------------------------------------------------------------------------------------
-        scores = _evaluation(inputs, embed.embedder(graph, mesh))
-        feed = batches.feed(pairs, range(start, total), config.pairs, form, mesh)
+        scores = _evaluation(inputs, encode.embedder(graph, mesh))
+        feed = batches.feed(pairs, range(start, total), config.pairs, plan, mesh)
         save = lambda n, state: runs.save(checkpoints, n, state, identity)  # noqa: E731
         log = runs.Log(workdir, start)
         try:
-            progress = Progress(log, config, lengths_n2, form.rows * form.tokens, range(start, total))
+            progress = Progress(log, config, lengths_n2, plan.slots(), range(start, total))
+            update = lambda n, state, batch: updates[plan.shape_n[n]](state, batch)  # noqa: E731
             _loop(config, update, state, feed, range(start, total), progress, scores, save)
         finally:
             log.close()
@@ -105,7 +119,9 @@ def _loop(
         asked = time.monotonic()
         batch = next(feed)
         waited = time.monotonic() - asked
-        state, metrics = update(state, batch)
+        # A copy between host and device that nobody wrote down would stall every step: here it is an error.
+        with jax.transfer_guard("disallow"):
+            state, metrics = update(n - 1, state, batch)
         last = n == steps.stop
         score = last or (config.eval_every_steps and n % config.eval_every_steps == 0)
         minutes = (time.monotonic() - saved) / 60
@@ -210,11 +226,13 @@ def _evaluation(inputs: Inputs, vectors: Callable) -> Callable[[dict], dict[str,
 
 
 def _say_start(
-    config: ConfigDict, inputs: Inputs, digest: str, mesh: Mesh, form: batches.Shape, start: int, identity: str
+    config: ConfigDict, inputs: Inputs, digest: str, mesh: Mesh, plan: packing.Plan, start: int, identity: str
 ) -> None:
     """The run on one screen."""
     real = inputs.pairs.lengths()[: inputs.total * config.pairs].sum() / inputs.total
     shape, manifest = inputs.encoder, inputs.manifest
+    rows = [" + ".join(f"{g.rows} x {g.tokens} tokens" for g in groups) for groups in plan.shapes]
+    times = np.bincount(plan.shape_n, minlength=len(rows))
     lines = {
         "devices": meshes.table(mesh),
         "encoder": f"{inputs.model} ({shape.architecture}, {shape.layers} layers of {shape.width}), weights "
@@ -225,8 +243,9 @@ def _say_start(
         "batch": f"{config.pairs} pairs, up to {config.pairs - 1} negatives an anchor, same source: "
         f"{config.same_source}"
         + (f"; sizes {', '.join(map(str, config.matryoshka_dims))} too" if config.matryoshka_dims else ""),
-        "rows": f"{form.rows} x {form.tokens} tokens, {form.segments} segments at most; {real:,.0f} tokens a step, "
-        f"fill {real / (form.rows * form.tokens):.2f}",
+        "rows": "; ".join(f"{row} in {n} steps" for row, n in zip(rows, times, strict=True)),
+        "fill": f"{plan.fill:.3f}, {plan.ceiling:.3f} if each step had its own count; {real:,.0f} tokens a step, "
+        f"{max(g.segments for groups in plan.shapes for g in groups)} views a row at most",
         "steps": f"{inputs.total}" + (f", going on after step {start}" if start else ""),
         "seed": f"{config.seed}, run {identity[:8]}",
     }

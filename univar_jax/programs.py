@@ -1,0 +1,65 @@
+"""The update as compiled programs, one for each shape of a run, all before its first step."""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import jax
+from flax import nnx
+from jax.sharding import Mesh
+from ml_collections import ConfigDict
+
+from univar_jax import batches, mesh, packing, step
+from univar_jax.cli import UserError
+
+
+def cache() -> None:
+    """Programs are kept on disk, so that a second start compiles nothing; JAX_COMPILATION_CACHE_DIR says where."""
+    if "JAX_COMPILATION_CACHE_DIR" in os.environ:
+        return
+    home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "univar_jax"
+    jax.config.update("jax_compilation_cache_dir", str(Path(os.environ.get("UNIVAR_CACHE") or home) / "xla"))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 1.0)
+    jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+
+
+def layout(config: ConfigDict, devices: Mesh) -> packing.Layout:
+    """How rows are made for a config on a mesh.
+
+    Raises:
+      UserError: rows_per_chunk does not divide over the devices.
+    """
+    chunk, count = config.rows_per_chunk, devices.size
+    if chunk % count:
+        raise UserError(
+            f"config.rows_per_chunk={chunk} does not divide over {count} devices; "
+            f"use --config.rows_per_chunk={chunk + -chunk % count}"
+        )
+    return packing.Layout(config.row_tokens or config.max_tokens, chunk or count, config.short_row_tokens)
+
+
+def lower(
+    graph: nnx.GraphDef, config: ConfigDict, shape: packing.Shape, devices: Mesh, state: step.State
+) -> jax.stages.Lowered:
+    """The update for one shape, not compiled yet: (state, batch) → (state, metrics), the old state given up.
+
+    Args:
+      graph: the encoder's, from encoder.build.
+      config: complete.
+      shape: of the batch.
+      devices: the mesh; its devices may be ones that are only described.
+      state: arrays, or jax.ShapeDtypeStruct as `abstract_state` makes them.
+    """
+    shardings = mesh.state(devices, state)
+    update = jax.jit(
+        step.make(graph, config, shape, devices.size), donate_argnums=0, out_shardings=(shardings, mesh.whole(devices))
+    )
+    given = jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), state, shardings)
+    return update.lower(given, batches.abstract(config.pairs, shape, devices))
+
+
+def compile_all(
+    graph: nnx.GraphDef, config: ConfigDict, plan: packing.Plan, devices: Mesh, state: step.State
+) -> list[Callable]:
+    """One program for each of the plan's shapes, in their order; args as `lower`."""
+    return [lower(graph, config, shape, devices, state).compile() for shape in plan.shapes]
