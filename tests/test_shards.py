@@ -124,6 +124,19 @@ def test_scan_and_read_give_what_was_written(tmp_path, monkeypatch, dtype):
         assert sha256 == hashlib.sha256(path.read_bytes()).hexdigest()
 
 
+@pytest.mark.parametrize("dtype", [np.uint16, np.int32])
+def test_records_are_what_tfds_own_codec_reads(tmp_path, dtype):
+    pairs = some_pairs(5, dtype)
+    folder = write_folder(tmp_path / "data", {"train": pairs}, dtype)
+    data, found = (folder / shards.file_name("train", 0, 1)).read_bytes(), opened(folder)
+    for record, offset in enumerate(found.index["offset"].tolist()):
+        length = struct.unpack("<Q", data[offset : offset + 8])[0]
+        theirs = codec(dtype).deserialize_example_np(data[offset + 12 : offset + 12 + length])
+        ours = found.read(record)
+        assert_same(ours, shards.Pair(theirs["anchor_ids"], theirs["key_ids"], int(theirs["source"])))
+        assert ours.anchor.dtype == theirs["anchor_ids"].dtype == dtype
+
+
 def test_splits_do_not_mix(three):
     folder, splits = three
     for name, pairs in splits.items():

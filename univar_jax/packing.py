@@ -197,15 +197,17 @@ def lay(
     Returns:
       ids_rt, segment_rt, position_rt (int32), and row · segments + segment of each view by its number.
     """
-    ids_rt, segment_rt, position_rt = np.zeros((3, group.rows, group.tokens), np.int32)
-    places = {}
-    for row, members in enumerate(rows):
-        start = 0
-        for segment, view in enumerate(members):
-            stop = start + len(views[view])
-            ids_rt[row, start:stop] = views[view]
-            segment_rt[row, start:stop] = segment + 1
-            position_rt[row, start:stop] = np.arange(stop - start)
-            places[view] = row * group.segments + segment
-            start = stop
-    return ids_rt, segment_rt, position_rt, places
+    order = [view for members in rows for view in members]
+    segment_v = np.concatenate([np.arange(len(members)) for members in rows]) if order else np.zeros(0, int)
+    row_v = np.repeat(np.arange(len(rows)), [len(members) for members in rows])
+    length_v = np.array([len(views[view]) for view in order], int)
+    before_v = np.cumsum(length_v) - length_v  # tokens of all views before, and of those in earlier rows
+    first_v = before_v[np.searchsorted(row_v, row_v)] if order else before_v
+    place_t = np.arange(length_v.sum()) - np.repeat(before_v, length_v)
+    target_t = np.repeat(row_v * group.tokens + before_v - first_v, length_v) + place_t
+    # A row at a time would be simpler; at a step a millisecond that is what the device would wait for.
+    ids_rt, segment_rt, position_rt = made = np.zeros((3, group.rows, group.tokens), np.int32)
+    if order:
+        ids_t = np.concatenate([views[view] for view in order])
+        made.reshape(3, -1)[:, target_t] = ids_t, np.repeat(segment_v + 1, length_v), place_t
+    return ids_rt, segment_rt, position_rt, dict(zip(order, (row_v * group.segments + segment_v).tolist(), strict=True))

@@ -81,7 +81,7 @@ def scan(path: Path, codec: tfds.features.FeaturesDict) -> tuple[np.ndarray, str
     data = _read(path)
     view, entries, offset = memoryview(data), [], 0
     while offset < len(data):
-        pair = _parse(view[offset:], codec, f"{path} record {len(entries)}")
+        pair = _parse(view[offset:], _dtype(codec), path, len(entries))
         entries.append((offset, len(pair.anchor), len(pair.key)))
         offset += _HEAD.size + _HEAD.unpack_from(data, offset)[0] + _FOOT.size
     return np.array(entries, INDEX), hashlib.sha256(data).hexdigest()
@@ -141,7 +141,7 @@ class Shards:
         self._folder = folder
         self._entry = manifest["splits"][split]
         self.sources: list[str] = manifest["sources"]
-        self._codec = features(np.dtype(manifest["ids_dtype"]), self.sources)
+        self._dtype = np.dtype(manifest["ids_dtype"])
         path = folder / self._entry["index"]["file"]
         data = _read(path)
         if hashlib.sha256(data).hexdigest() != self._entry["index"]["sha256"]:
@@ -173,24 +173,38 @@ class Shards:
         last = inside + 1 == self._entry["shards"][shard]["records"]
         stop = self._entry["shards"][shard]["bytes"] if last else int(self.index["offset"][record + 1])
         data = os.pread(self._files[shard], stop - start, start)
-        return _parse(data, self._codec, f"{self._folder / name} record {inside}")
+        return _parse(data, self._dtype, self._folder / name, inside)
 
 
-def _parse(data: bytes | memoryview, codec: tfds.features.FeaturesDict, where: str) -> Pair:
-    """The record at the start of `data`."""
-    cure = f"the shard is damaged; {_AGAIN}"
+def _dtype(codec: tfds.features.FeaturesDict) -> np.dtype:
+    return np.dtype(codec["anchor_ids"].np_dtype)
+
+
+def _parse(data: bytes | memoryview, dtype: np.dtype, path: Path, record: int) -> Pair:
+    """The record at the start of `data`.
+
+    Reads the same fields as TFDS's codec, which takes four times as long: a feed that a device waits for.
+    """
+    try:
+        return _parsed(data, dtype)
+    except UserError as error:
+        raise UserError(f"{path} record {record}: {error}; the shard is damaged; {_AGAIN}") from error
+
+
+def _parsed(data: bytes | memoryview, dtype: np.dtype) -> Pair:
     if len(data) < _HEAD.size:
-        raise UserError(f"{where}: cut short at {len(data)} bytes; {cure}")
+        raise UserError(f"cut short at {len(data)} bytes")
     length, crc = _HEAD.unpack_from(data)
     if _masked_crc(bytes(data[:8])) != crc:
-        raise UserError(f"{where}: the crc of its length does not match; {cure}")
+        raise UserError("the crc of its length does not match")
     if len(data) < _HEAD.size + length + _FOOT.size:
-        raise UserError(f"{where}: cut short, {len(data)} bytes of {_HEAD.size + length + _FOOT.size}; {cure}")
+        raise UserError(f"cut short, {len(data)} bytes of {_HEAD.size + length + _FOOT.size}")
     payload = bytes(data[_HEAD.size : _HEAD.size + length])
     if _FOOT.unpack_from(data, _HEAD.size + length)[0] != _masked_crc(payload):
-        raise UserError(f"{where}: its crc does not match; {cure}")
-    example = codec.deserialize_example_np(payload)
-    return Pair(example["anchor_ids"], example["key_ids"], int(example["source"]))
+        raise UserError("its crc does not match")
+    found = tf_example_pb2.Example.FromString(payload).features.feature
+    anchor, key = (np.frombuffer(found[name].bytes_list.value[0], dtype) for name in ("anchor_ids", "key_ids"))
+    return Pair(anchor, key, found["source"].int64_list.value[0])
 
 
 def _masked_crc(data: bytes) -> int:
