@@ -17,7 +17,6 @@ from univar_jax.cli import UserError, one_line
 # Where sentence-transformers' ONNX backend and transformers.js look.
 _MODEL, _DATA = Path("onnx", "model.onnx"), "model.onnx_data"
 _ONE_FILE = 2_000_000_000  # bytes of tensors: protobuf's limit is 2 GiB, and the graph wants some too
-_OPSET = 18  # what the exporter's ops are written in; fewer runtimes read the later ones
 _SLOTS = 8192  # tokens of a batch, padding included: attention wants memory for their number times the length
 
 
@@ -29,9 +28,8 @@ def installed() -> bool:
 def write(folder: Path) -> None:
     """Writes folder/onnx/model.onnx, the same bytes each time; above 2 GB the tensors lie in model.onnx_data beside it.
 
-    Inputs are input_ids and attention_mask, int64 [batch, tokens], padded on the right; outputs, float32, are
-    last_hidden_state [batch, tokens, width] and sentence_embedding [batch, width], pooled as the folder (local, of
-    sentence-transformers, its config.json in the words of transformers' own classes) says and of unit norm.
+    Inputs: input_ids and attention_mask, int64 [batch, tokens], padded on the right. Outputs: last_hidden_state and
+    sentence_embedding, float32 [batch, tokens, width] and [batch, width], this pooled as 1_Pooling says, of unit norm.
 
     Raises:
       UserError: the extra [onnx] is not installed; `models.read_config` or transformers refuse the folder.
@@ -39,10 +37,9 @@ def write(folder: Path) -> None:
     if not installed():
         raise UserError("ONNX needs packages that are not installed: pip install 'univar_jax[onnx]'")
     import onnx_ir
-    import torch
 
     config = models.read_config(epath.Path(folder))
-    with _quiet(), torch.no_grad():
+    with _quiet():
         model = _trace(_load(Path(folder)), config)
     onnx_ir.passes.common.ClearMetadataAndDocStringPass()(model)  # stack traces, with this machine's paths
     size = sum(value.const_value.nbytes for value in model.graph.initializers.values())
@@ -53,19 +50,17 @@ def write(folder: Path) -> None:
 
 
 def _load(folder: Path) -> Any:
-    import torch
     import transformers
 
     transformers.utils.logging.disable_progress_bar()
     try:
-        # Eager attention masks by a large number, not by -inf: where a window of ModernBERT sees padding alone, no
-        # runtime makes NaN of it. And MPNet has no other.
+        # Eager, MPNet's only one, masks by a large number, not by -inf: ModernBERT's windows of padding are no NaN.
         model, told = transformers.AutoModel.from_pretrained(
-            folder, dtype=torch.float32, local_files_only=True, attn_implementation="eager", output_loading_info=True
+            folder, dtype="float32", local_files_only=True, attn_implementation="eager", output_loading_info=True
         )
     except Exception as error:  # each broken file has a kind of its own, some of them Rust's
         raise UserError(f"{folder} is not loaded by transformers ({one_line(error)}); export it again") from error
-    # What is not in the file is made up at random; a pooler's output goes nowhere here.
+    # What is not in the file was made up at random; a pooler's output goes nowhere here.
     if missing := sorted(name for name in told["missing_keys"] if not name.startswith("pooler.")):
         raise UserError(f"{folder} lacks tensors ({len(missing)}, such as {missing[0]}); export it again")
     return model
@@ -98,8 +93,7 @@ def _trace(encoder: Any, config: models.EncoderConfig) -> Any:
         input_names=["input_ids", "attention_mask"],
         output_names=["last_hidden_state", "sentence_embedding"],
         dynamic_shapes=({0: "batch", 1: "tokens"},) * 2,
-        opset_version=_OPSET,
-        dynamo=True,
+        opset_version=18,  # what the exporter's ops are written in; fewer runtimes read the later ones
         verbose=False,
     ).model
 
@@ -140,18 +134,16 @@ def embed(folder: Path, texts: list[str]) -> np.ndarray:
 
     config, tokenizer = models.read_config(epath.Path(folder)), models.tokenizer(epath.Path(folder))
     tokenizer.enable_truncation(config.positions)  # keeps the mark at a text's end, as sentence-transformers does
-    ids = [found.ids for found in tokenizer.encode_batch(texts)]
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3  # errors only
+    tokens = tokenizer.encode_batch(texts)
+    (options := onnxruntime.SessionOptions()).log_severity_level = 3  # errors only
     session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
-    z_nd = np.zeros((len(ids), config.width), np.float32)
-    rows = max(1, _SLOTS // max(map(len, ids), default=1))
-    for start in range(0, len(ids), rows):
-        batch = ids[start : start + rows]
-        length_r = np.array([len(row) for row in batch])
-        mask_rt = (np.arange(length_r.max()) < length_r[:, None]).astype(np.int64)
-        ids_rt = np.full_like(mask_rt, config.pad)
-        ids_rt[mask_rt == 1] = np.concatenate(batch)
-        given = {"input_ids": ids_rt, "attention_mask": mask_rt}
+    z_nd = np.zeros((len(texts), config.width), np.float32)
+    rows = max(1, _SLOTS // max(map(len, tokens), default=1))
+    for start in range(0, len(tokens), rows):
+        batch = tokens[start : start + rows]
+        for text in batch:
+            text.pad(max(map(len, batch)), pad_id=config.pad)
+        given = {"input_ids": [text.ids for text in batch], "attention_mask": [text.attention_mask for text in batch]}
+        given = {name: np.array(values, np.int64) for name, values in given.items()}
         z_nd[start : start + rows] = session.run(["sentence_embedding"], given)[0]
     return z_nd
