@@ -58,7 +58,7 @@ def test_rows_hold_the_views_tokens_with_positions_that_restart():
 
 def test_packed_loss_and_gradients_equal_those_of_one_view_a_row(tiny):
     graph, params = tiny
-    config, made = complete(defaults()), pairs(8, 60)
+    config, made, devices = complete(defaults()), pairs(8, 60), mesh.make(0, 1)
     results = []
     for form in (Shape(16, 64, 8), Shape(16, 64, 1)):
         if form.segments == 1:
@@ -68,8 +68,8 @@ def test_packed_loss_and_gradients_equal_those_of_one_view_a_row(tiny):
         else:
             batch = batches.compose(made, form)
             assert (batch.segment_rt > 1).any()  # or nothing was packed
-        objective = lambda p, b=batch, f=form: step.objective(graph, config, f.segments)(p, b)[0]  # noqa: E731
-        results.append(jax.value_and_grad(objective)({"encoder": params}))
+        objective = lambda p, b=batch, f=form: step.objective(graph, config, f.segments, devices)(p, b)[0]  # noqa: E731
+        results.append(jax.jit(jax.value_and_grad(objective))({"encoder": params}))
     (packed, packed_grads), (alone, alone_grads) = results
     assert float(packed) == pytest.approx(float(alone), abs=1e-5)
     for a, b in zip(jax.tree.leaves(packed_grads), jax.tree.leaves(alone_grads), strict=True):

@@ -54,6 +54,7 @@ def test_a_wrong_type_is_named_with_the_right_one(key, value):
 OUT_OF_RANGE = [("max_qas", 0), ("pairs", 1), ("max_tokens", 7), ("epochs", 0), ("keep", 0), ("mesh_fsdp", 0)]
 OUT_OF_RANGE += [("seed", -1), ("seed", 2**64), ("steps", -5), ("holdout", -0.1), ("holdout", 1.0), ("scale", 0.0)]
 OUT_OF_RANGE += [("lr", 0.0), ("lr", float("nan")), ("lr", float("inf")), ("clip_norm", 0.0), ("row_tokens", 255)]
+OUT_OF_RANGE += [("spread", "wide")]
 OUT_OF_RANGE += [("kernel", "flash"), ("same_source", "drop"), ("remat", "some"), ("matmul_dtype", "float16")]
 
 

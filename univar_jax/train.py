@@ -40,6 +40,7 @@ def train(config: ConfigDict, data: str, workdir: str, model: str = "") -> None:
 
     # -- mesh, shape of the batches, the run's folder ----------------------------------------------------------
     mesh = meshes.make(config.mesh_data, config.mesh_fsdp)
+    _check_spread(config, mesh.size)
     lengths_n2 = pairs.lengths()
     form = batches.shape(lengths_n2, config.pairs, total, config.row_tokens or config.max_tokens, mesh.size)
     params = weights.load(inputs.folder, inputs.encoder)
@@ -66,7 +67,7 @@ def train(config: ConfigDict, data: str, workdir: str, model: str = "") -> None:
         if start:
             state = runs.restore(checkpoints, start, state, shardings, identity)
         update = jax.jit(
-            steps_.make(graph, config, form.segments),
+            steps_.make(graph, config, form.segments, mesh),
             donate_argnums=0,
             out_shardings=(shardings, meshes.whole(mesh)),
         )
@@ -177,6 +178,15 @@ def _open(config: ConfigDict, data: str, model: str) -> Inputs:
     return Inputs(files.local(data, "data"), manifest, pairs, total, model, folder, architecture)
 
 
+def _check_spread(config: ConfigDict, devices: int) -> None:
+    over = config.pairs % devices
+    if config.spread != "dense" and over:
+        raise UserError(
+            f"config.pairs={config.pairs} does not divide over {devices} devices; "
+            f"use --config.pairs={config.pairs - over + devices} or --config.spread=dense"
+        )
+
+
 def _total_steps(config: ConfigDict, data: str, records: int) -> int:
     possible = records // config.pairs
     if not possible:
@@ -223,7 +233,7 @@ def _say_start(
         "data": f"{len(manifest['sources'])} sources, {len(inputs.pairs):,} pairs, {manifest['fingerprint'][:8]}; "
         f"share held out {manifest['holdout']['share']:g}",
         "batch": f"{config.pairs} pairs, up to {config.pairs - 1} negatives an anchor, same source: "
-        f"{config.same_source}"
+        f"{config.same_source}, loss {config.spread}"
         + (f"; sizes {', '.join(map(str, config.matryoshka_dims))} too" if config.matryoshka_dims else ""),
         "rows": f"{form.rows} x {form.tokens} tokens, {form.segments} segments at most; {real:,.0f} tokens a step, "
         f"fill {real / (form.rows * form.tokens):.2f}",
