@@ -69,6 +69,20 @@ def tiny_data(tiny_bert: Path, tiny_config, tmp_path_factory: pytest.TempPathFac
 
 
 @pytest.fixture(scope="session")
+def meshes():
+    """meshes(n): the mesh of the first n devices, on both axes where there are eight."""
+    import jax
+
+    from univar_jax.mesh import AXES
+
+    def over(n: int) -> jax.sharding.Mesh:
+        shape, types = (4, 2) if n == 8 else (n, 1), (jax.sharding.AxisType.Auto,) * 2
+        return jax.make_mesh(shape, AXES, axis_types=types, devices=jax.devices()[:n])
+
+    return over
+
+
+@pytest.fixture(scope="session")
 def stage():
     """Runs a stage as a user would: stage("prepare", qa=…, out=…) → (exit code, stdout, stderr)."""
 

@@ -51,10 +51,10 @@ def test_rows_hold_the_views_tokens_with_positions_that_restart(layout, shape):
     assert placed == sum(len(p.anchor) + len(p.key) for p in made)
 
 
-def results(tiny, batch, shape, devices=1, **values):
+def results(tiny, batch, shape, over, **values):
     graph, params = tiny
     config = complete(ConfigDict(values))
-    objective = step.objective(graph, config, shape, devices)
+    objective = step.objective(graph, config, shape, over)
     return jax.jit(jax.value_and_grad(lambda p: objective(p, batch)[0]))({"encoder": params})
 
 
@@ -65,14 +65,14 @@ def same(one, other):
 
 
 @pytest.fixture(scope="module")
-def alone(tiny):
+def alone(tiny, meshes):
     """Loss and gradients of eight pairs with one view a row."""
     made, shape = pairs(8, 60), (Group(16, 64, 1),)
     views = [p.anchor for p in made] + [p.key for p in made]
     *rows, places = packing.lay(views, [[v] for v in range(16)], shape[0])
     where = np.array([places[v] for v in range(16)])
     batch = batches.Batch((batches.Rows(*rows),), where[:8], where[8:], np.array([p.source for p in made]))
-    return results(tiny, batch, shape)
+    return results(tiny, batch, shape, meshes(1))
 
 
 @pytest.mark.parametrize(
@@ -85,33 +85,32 @@ def alone(tiny):
         (BOTH, (Group(16, 64, 8), Group(2, 16, 4)), {"rows_per_chunk": 4}),
     ],
 )
-def test_packed_loss_and_gradients_equal_those_of_one_view_a_row(tiny, alone, layout, shape, values):
+def test_packed_loss_and_gradients_equal_those_of_one_view_a_row(tiny, alone, meshes, layout, shape, values):
     batch = batches.compose(pairs(8, 60), layout, shape)
     assert any((rows.segment_rt > 1).any() for rows in batch.groups)  # or nothing was packed
-    same(results(tiny, batch, shape, **values), alone)
+    same(results(tiny, batch, shape, meshes(1), **values), alone)
 
 
 @pytest.mark.parametrize("chunk", [0, 8])
 def test_chunks_over_devices_are_the_same_and_no_row_travels(tiny, alone, chunk):
     devices, shape = mesh.make(0, 1), (Group(16, 64, 8),)
     batch = jax.device_put(batches.compose(pairs(8, 60), LONG, shape), batches.shardings(devices, 1))
-    same(results(tiny, batch, shape, devices=8, rows_per_chunk=chunk), alone)
+    same(results(tiny, batch, shape, devices, rows_per_chunk=chunk), alone)
     graph, params = tiny
-    objective = step.objective(graph, complete(ConfigDict({"rows_per_chunk": chunk})), shape, 8)
+    objective = step.objective(graph, complete(ConfigDict({"rows_per_chunk": chunk})), shape, devices)
     compiled = jax.jit(jax.grad(lambda p, b: objective(p, b)[0])).lower({"encoder": params}, batch).compile()
     assert "collective-permute" not in compiled.as_text() and "all-to-all" not in compiled.as_text()
 
 
-def test_chunks_take_less_memory(tiny):
+def test_chunks_take_less_memory(tiny, meshes):
     shape = (Group(64, 64, 8),)
     config = ConfigDict({"pairs": 64, "rows_per_chunk": 0})
-    one = jax.make_mesh((1, 1), mesh.AXES, (jax.sharding.AxisType.Auto,) * 2, devices=jax.devices()[:1])
 
     def temporaries(chunk):
         config.rows_per_chunk = chunk
         graph, params = tiny
-        objective = step.objective(graph, complete(config), shape)
-        batch = batches.abstract(64, shape, one)
+        objective = step.objective(graph, complete(config), shape, meshes(1))
+        batch = batches.abstract(64, shape, meshes(1))
         lowered = jax.jit(jax.grad(lambda p, b: objective(p, b)[0])).lower({"encoder": params}, batch)
         return lowered.compile().memory_analysis().temp_size_in_bytes
 

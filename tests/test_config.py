@@ -61,6 +61,7 @@ OUT_OF_RANGE += [
     ("matryoshka_dims", (0,)),
     ("matryoshka_dims", (8, 8)),
 ]
+OUT_OF_RANGE += [("spread", "wide")]
 OUT_OF_RANGE += [("kernel", "flash"), ("same_source", "drop"), ("remat", "some"), ("matmul_dtype", "float16")]
 
 

@@ -106,14 +106,14 @@ def test_finished_and_the_same_says_so_and_touches_nothing(config, tiny_data, wh
     assert contents(whole) == before
 
 
-@pytest.mark.parametrize("mesh", [{"mesh_data": 4, "mesh_fsdp": 2}, {"mesh_fsdp": 8}])
-def test_another_mesh_goes_on_with_the_same_batches(config, tiny_data, whole, tmp_path, monkeypatch, mesh):
+@pytest.mark.parametrize("machine", [{"mesh_data": 4, "mesh_fsdp": 2, "spread": "ring"}, {"mesh_fsdp": 8}])
+def test_another_mesh_or_spread_goes_on_with_the_same_batches(config, tiny_data, whole, tmp_path, monkeypatch, machine):
     workdir = tmp_path / "run"
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         interrupted(patch, 2)
         train(config, str(tiny_data), str(workdir))
     monkeypatch.setattr("univar_jax.mesh._LARGE", 1024)  # so that the small arrays of this test are split too
-    train(with_(config, **mesh), str(tiny_data), str(workdir))
+    train(with_(config, **machine), str(tiny_data), str(workdir))
     for mine, theirs in zip(lines(workdir), lines(whole), strict=True):
         assert mine["loss"] == pytest.approx(theirs["loss"], abs=1e-4)
 
@@ -134,6 +134,7 @@ MISTAKES = {
     "more pairs than records": ({"pairs": 10**6}, "records"),
     "other views than prepared": ({"max_qas": 3}, "was prepared with 2"),
     "a mesh of other devices": ({"mesh_data": 3}, "8 devices"),
+    "pairs that do not divide": ({"pairs": 12}, "8 devices; use --config.pairs=16 or --config.spread=dense"),
 }
 
 

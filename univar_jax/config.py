@@ -40,8 +40,9 @@ _DEFAULTS = {
     # 1 / temperature, and whether it is learnt.
     "scale": 50.0,
     "learn_scale": False,
-    # How the loss over the global batch is computed.
-    "spread": "dense",
+    # How the loss over the global batch is computed: dense (all logits at once), gathered (each device's anchors
+    # meet a copy of all keys, by blocks) or ring (the keys walk from device to device, for tens of thousands of pairs).
+    "spread": "gathered",
     # Sizes of the leading parts of the vector that are trained too; () = only the whole.
     "matryoshka_dims": (),
     # -- the encoder -----------------------------------------------------------------------------------------
@@ -77,7 +78,7 @@ _DEFAULTS = {
 
 _CHOICES = {
     "same_source": ("keep", "mask"),
-    "spread": ("dense",),
+    "spread": ("dense", "gathered", "ring"),
     "kernel": ("xla",),
     "remat": ("none", "full"),
     "matmul_dtype": ("float32", "bfloat16"),

@@ -52,7 +52,7 @@ def lower(
     """
     shardings = mesh.state(devices, state)
     update = jax.jit(
-        step.make(graph, config, shape, devices.size), donate_argnums=0, out_shardings=(shardings, mesh.whole(devices))
+        step.make(graph, config, shape, devices), donate_argnums=0, out_shardings=(shardings, mesh.whole(devices))
     )
     given = jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), state, shardings)
     return update.lower(given, batches.abstract(config.pairs, shape, devices))

@@ -9,11 +9,13 @@ import jax
 import jax.numpy as jnp
 import optax
 from flax import nnx
+from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from univar_jax import encoder
+from univar_jax import mesh as meshes
 from univar_jax.batches import Batch, Rows
-from univar_jax.loss import MAX_SCALE, infonce, matryoshka
+from univar_jax.loss import MAX_SCALE, contrast, matryoshka
 from univar_jax.packing import Shape
 
 # {"params": {"encoder": …, "log_scale"?: []}, "opt": optax's}; log_scale only where the scale is learnt.
@@ -63,7 +65,7 @@ def init(config: ConfigDict, params: dict) -> State:
 
 
 def objective(
-    graph: nnx.GraphDef, config: ConfigDict, shape: Shape, devices: int = 1
+    graph: nnx.GraphDef, config: ConfigDict, shape: Shape, mesh: Mesh
 ) -> Callable[[dict, Batch], tuple[jax.Array, dict]]:
     """The function (params, batch) → (loss, metrics) that a step descends.
 
@@ -71,21 +73,26 @@ def objective(
       graph: the encoder's, from encoder.build.
       config: complete.
       shape: of the batch.
-      devices: that the rows lie over.
+      mesh: whose devices share rows and pairs; their number divides config.pairs where config.spread is not dense.
     """
-    contrast = functools.partial(infonce, symmetric=config.symmetric, same_source=config.same_source)
+    term = functools.partial(
+        contrast, spread=config.spread, mesh=mesh, symmetric=config.symmetric, same_source=config.same_source
+    )
     if config.matryoshka_dims:
-        contrast = functools.partial(matryoshka, contrast, config.matryoshka_dims)
+        term = functools.partial(matryoshka, term, config.matryoshka_dims)
 
     def value(params: dict, batch: Batch) -> tuple[jax.Array, dict]:
         parts = []
         for rows, group in zip(batch.groups, shape, strict=True):
             chunk = config.rows_per_chunk * shape[0].tokens // group.tokens
-            parts.append(_vectors(graph, params["encoder"], rows, group.segments, chunk, devices))
+            parts.append(_vectors(graph, params["encoder"], rows, group.segments, chunk, mesh.size))
         z_vd = jnp.concatenate(parts)
         anchor_nd, key_nd = z_vd[batch.anchor_n], z_vd[batch.key_n]
+        if config.spread != "dense":
+            # A pair's views lie in rows of any device: from here on each device has its share of the pairs.
+            anchor_nd, key_nd = jax.lax.with_sharding_constraint((anchor_nd, key_nd), meshes.rows(mesh))
         scale = jnp.exp(params["log_scale"]) if config.learn_scale else jnp.float32(config.scale)
-        loss, accuracy = contrast(anchor_nd, key_nd, batch.source_n, scale)
+        loss, accuracy = term(anchor_nd, key_nd, batch.source_n, scale)
         return loss, {"accuracy": accuracy, "scale": scale}
 
     return value
@@ -111,10 +118,10 @@ def _vectors(graph: nnx.GraphDef, params: dict, rows: Rows, segments: int, chunk
 
 
 def make(
-    graph: nnx.GraphDef, config: ConfigDict, shape: Shape, devices: int = 1
+    graph: nnx.GraphDef, config: ConfigDict, shape: Shape, mesh: Mesh
 ) -> Callable[[State, Batch], tuple[State, dict]]:
     """The update (state, batch) → (state, metrics), to be jitted; global arrays in and out; args as `objective`."""
-    value, tx, lr = objective(graph, config, shape, devices), optimizer(config), schedule(config)
+    value, tx, lr = objective(graph, config, shape, mesh), optimizer(config), schedule(config)
 
     def step(state: State, batch: Batch) -> tuple[State, dict]:
         (loss, aux), grads = jax.value_and_grad(value, has_aux=True)(state["params"], batch)

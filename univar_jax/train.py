@@ -54,6 +54,7 @@ def train(config: ConfigDict, data: str, workdir: str, model: str = "") -> None:
 
     # -- mesh, shapes of the batches, the run's folder ---------------------------------------------------------
     mesh = meshes.make(config.mesh_data, config.mesh_fsdp)
+    _check_spread(config, mesh.size)
     lengths_n2 = pairs.lengths()
     plan = packing.plan(lengths_n2, config.pairs, total, programs.layout(config, mesh))
     params = weights.load(inputs.folder, inputs.encoder)
@@ -193,6 +194,15 @@ def _open(config: ConfigDict, data: str, model: str) -> Inputs:
     return Inputs(files.local(data, "data"), manifest, pairs, total, model, folder, architecture)
 
 
+def _check_spread(config: ConfigDict, devices: int) -> None:
+    over = config.pairs % devices
+    if config.spread != "dense" and over:
+        raise UserError(
+            f"config.pairs={config.pairs} does not divide over {devices} devices; "
+            f"use --config.pairs={config.pairs - over + devices} or --config.spread=dense"
+        )
+
+
 def _total_steps(config: ConfigDict, data: str, records: int) -> int:
     possible = records // config.pairs
     if not possible:
@@ -241,7 +251,7 @@ def _say_start(
         "data": f"{len(manifest['sources'])} sources, {len(inputs.pairs):,} pairs, {manifest['fingerprint'][:8]}; "
         f"share held out {manifest['holdout']['share']:g}",
         "batch": f"{config.pairs} pairs, up to {config.pairs - 1} negatives an anchor, same source: "
-        f"{config.same_source}"
+        f"{config.same_source}, loss {config.spread}"
         + (f"; sizes {', '.join(map(str, config.matryoshka_dims))} too" if config.matryoshka_dims else ""),
         "rows": "; ".join(f"{row} in {n} steps" for row, n in zip(rows, times, strict=True)),
         "fill": f"{plan.fill:.3f}, {plan.ceiling:.3f} if each step had its own count; {real:,.0f} tokens a step, "
