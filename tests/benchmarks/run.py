@@ -30,6 +30,7 @@ flags.DEFINE_string("qa", None, "QA files to measure on.", required=True)
 flags.DEFINE_string("out", None, "Folder for the table, the figures and the plot.", required=True)
 flags.DEFINE_integer("steps", 6, "Steps of each way; the first is a warm-up and not counted.", lower_bound=3)
 flags.DEFINE_list("only", ["train", "embed", "loss", "devices"], "Which parts to run.")
+flags.DEFINE_list("settings", [name for name, *_ in SETTINGS], "Which of the training settings to measure.")
 flags.DEFINE_integer("texts", 512, "Texts that are embedded.", lower_bound=1)
 
 
@@ -166,7 +167,7 @@ def main(_: list[str]) -> None:
     out.mkdir(parents=True, exist_ok=True)
     found: dict = {"machine": machine(), "qa": Path(_FLAGS.qa).name, "pairs": PAIRS, "steps": _FLAGS.steps - 1}
     if "train" in _FLAGS.only:
-        found["train"] = [measure_training(out, *setting) for setting in SETTINGS]
+        found["train"] = [measure_training(out, *setting) for setting in SETTINGS if setting[0] in _FLAGS.settings]
     if "embed" in _FLAGS.only:
         found["embed"] = measure_embedding(out)
     if "loss" in _FLAGS.only:

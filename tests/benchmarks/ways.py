@@ -202,7 +202,7 @@ def embed_longest(work: Path, signals: Signals) -> None:
     model = sentence_transformer(facts)
     while True:
         signals.wait()
-        z_nd = model.encode(facts["texts"], show_progress_bar=False)
+        z_nd = model.encode(facts["texts"], show_progress_bar=False, normalize_embeddings=True)
         np.save(work / "longest.npy", z_nd)
         signals.tell()
 
