@@ -1,4 +1,4 @@
-"""places: what is added to the scores, against the plain way of saying it."""
+"""places: what is added to the scores and who is seen, against the plain way of saying it."""
 
 import types
 
@@ -28,9 +28,8 @@ def test_relative_is_a_lookup_of_every_pair(tokens):
 
 
 def test_window_reaches_as_far_to_each_side():
-    added_qt = np.asarray(places.window(2, 9))[0]
-    assert np.array_equal(added_qt[4], [-np.inf, -np.inf, 0, 0, 0, 0, 0, -np.inf, -np.inf])
-    assert np.array_equal(places.window(np.iinfo(np.int32).max, 9), np.zeros((1, 9, 9)))
+    assert np.flatnonzero(places.window(2, 9)[4]).tolist() == [2, 3, 4, 5, 6]
+    assert places.window(np.iinfo(np.int32).max, 9).all()
 
 
 def test_angles_keep_their_digits_to_8192():

@@ -46,11 +46,11 @@ _DEFAULTS = {
     # Sizes of the leading parts of the vector that are trained too; () = only the whole.
     "matryoshka_dims": (),
     # -- the encoder -----------------------------------------------------------------------------------------
-    # Which attention runs.
+    # Which attention runs: xla, splash (TPU; rows of a multiple of 128 tokens) or cudnn (CUDA; bfloat16).
     "kernel": "xla",
     # Rows that are encoded at a time, a multiple of the devices; 0 = all at once. Saves memory, costs a third more.
     "rows_per_chunk": 0,
-    # What the backward pass computes again instead of keeping: none or full (every layer).
+    # What the backward pass computes again instead of keeping: none, dots (all but linear maps) or full (every layer).
     "remat": "none",
     # float32 or bfloat16: the type of the matrix products; parameters and sums stay float32.
     "matmul_dtype": "float32",
@@ -79,8 +79,8 @@ _DEFAULTS = {
 _CHOICES = {
     "same_source": ("keep", "mask"),
     "spread": ("dense", "gathered", "ring"),
-    "kernel": ("xla",),
-    "remat": ("none", "full"),
+    "kernel": ("xla", "splash", "cudnn"),
+    "remat": ("none", "dots", "full"),
     "matmul_dtype": ("float32", "bfloat16"),
 }
 _AT_LEAST = {

@@ -4,27 +4,45 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from jax.sharding import Mesh
 
-from univar_jax import places
+from univar_jax import attention, places
 from univar_jax.layers import Block, Norm, PreNormBlock
 from univar_jax.models import EncoderConfig
 
+# What the backward pass finds kept of each layer, as jax's policies. dots: what linear maps and splash gave, so
+# that only plain attention and what is done number by number are computed again.
+_POLICIES = {
+    "full": None,
+    "dots": jax.checkpoint_policies.save_from_both_policies(
+        jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+        jax.checkpoint_policies.save_only_these_names(attention.KEPT),
+    ),
+}
+
 
 def build(
-    config: EncoderConfig, *, matmul_dtype: str = "float32", kernel: str = "xla", remat: str = "none"
+    config: EncoderConfig,
+    *,
+    matmul_dtype: str = "float32",
+    kernel: str = "xla",
+    remat: str = "none",
+    mesh: Mesh | None = None,
 ) -> nnx.GraphDef:
     """The encoder without its arrays: hashable, so that a jitted function may close over it.
 
     Args:
       config: the architecture.
       matmul_dtype: float32 or bfloat16, the type of the matrix products and of what flows between layers.
-      kernel: which attention runs.
-      remat: none, or full: the backward pass computes each layer again from its input.
+      kernel: which attention runs, as `attention.attend` says.
+      remat: what the backward pass computes again instead of keeping: none; dots, all but the linear maps; or full,
+        each layer from its input.
+      mesh: over which the rows are spread, as `attention.attend` says.
 
     Returns:
       What `apply` takes together with parameters.
     """
-    return nnx.graphdef(_abstract(config, matmul_dtype, kernel, remat))
+    return nnx.graphdef(_abstract(config, matmul_dtype, kernel, remat, mesh))
 
 
 def abstract_params(config: EncoderConfig) -> dict:
@@ -32,7 +50,7 @@ def abstract_params(config: EncoderConfig) -> dict:
 
     Matrices and tables are leaves named kernel or embedding, vectors scale or bias; blocks lead with axis l.
     """
-    return nnx.to_pure_dict(nnx.state(_abstract(config, "float32", "xla", "none")))
+    return nnx.to_pure_dict(nnx.state(_abstract(config, "float32", "xla", "none", None)))
 
 
 def apply(
@@ -76,21 +94,29 @@ def pool(hidden_rtd: jax.Array, segment_rt: jax.Array, segments: int) -> jax.Arr
     return jnp.where(empty_rs1, 0, mean_rsd * jax.lax.rsqrt(jnp.where(empty_rs1, 1, square_rs1)))
 
 
-def _abstract(config: EncoderConfig, matmul_dtype: str, kernel: str, remat: str) -> "Encoder":
+def _abstract(config: EncoderConfig, matmul_dtype: str, kernel: str, remat: str, mesh: Mesh | None) -> "Encoder":
     # eval_shape: weights always come from a file, so no random ones are ever made.
-    return nnx.eval_shape(lambda: Encoder(config, jnp.dtype(matmul_dtype), kernel, remat, nnx.Rngs(0)))
+    return nnx.eval_shape(lambda: Encoder(config, jnp.dtype(matmul_dtype), kernel, remat, mesh, nnx.Rngs(0)))
 
 
 class Encoder(nnx.Module):
     """Embeddings, layers as one scanned stack, pooling."""
 
-    def __init__(self, config: EncoderConfig, dtype: jnp.dtype, kernel: str, remat: str, rngs: nnx.Rngs) -> None:
+    def __init__(
+        self,
+        config: EncoderConfig,
+        dtype: jnp.dtype,
+        kernel: str,
+        remat: str,
+        mesh: Mesh | None,
+        rngs: nnx.Rngs,
+    ) -> None:
         self.config, self.remat = config, remat
         self.embed = Embed(config, dtype, rngs)
         if config.buckets:
             self.relative = nnx.Embed(config.buckets, config.heads, rngs=rngs)
         block = PreNormBlock if config.prenorm else Block
-        make = nnx.vmap(lambda rngs: block(config, dtype, kernel, rngs), in_axes=0, out_axes=0)
+        make = nnx.vmap(lambda rngs: block(config, dtype, kernel, mesh, rngs), in_axes=0, out_axes=0)
         self.blocks = make(rngs.split(config.layers))
         if config.prenorm:
             norms = nnx.vmap(lambda _: Norm(config, dtype), in_axes=0, out_axes=0)
@@ -113,11 +139,12 @@ class Encoder(nnx.Module):
             if not config.prenorm:
                 return block(hidden_rtd, segment_rt, angle_rtk, added_hqt)
             turn_rtk = jnp.where(own["local"], local_rtk, angle_rtk)
-            within_hqt = places.window(own["reach"], ids_rt.shape[1])
-            return block(hidden_rtd, segment_rt, turn_rtk, within_hqt, own)
+            within_qt = places.window(own["reach"], ids_rt.shape[1])
+            return block(hidden_rtd, segment_rt, turn_rtk, within_qt, own)
 
-        if self.remat == "full":
-            layer = nnx.remat(layer, prevent_cse=False)  # the scan already keeps XLA from merging the two
+        if self.remat != "none":
+            # prevent_cse: the scan already keeps XLA from merging the two
+            layer = nnx.remat(layer, prevent_cse=False, policy=_POLICIES[self.remat])
         stack = nnx.scan(layer, in_axes=(nnx.Carry, 0, 0), out_axes=nnx.Carry)
         hidden_rtd = stack(self.embed(ids_rt, position_rt), self.blocks, self._own())
         if config.pooling == "cls":  # the mean over each text's first token alone

@@ -1,4 +1,4 @@
-"""Where tokens are to each other: rotary angles, and what is added to the scores of far and near ones."""
+"""Where tokens are to each other: rotary angles, windows, and what is added to the scores of far and near ones."""
 
 import math
 
@@ -41,13 +41,12 @@ def rotate(x_rthk: jax.Array, angle_rtk: jax.Array) -> jax.Array:
 
 
 def window(reach: jax.Array, tokens: int) -> jax.Array:
-    """What is added to the scores of a row: 0 up to `reach` tokens to each side, -inf beyond; hqt with one h.
+    """Which keys of a row a query sees, qt bool: up to `reach` tokens to each side.
 
     By place in the row, not by position: in a segment, whose tokens lie together, the two differ by a constant.
     """
     place_t = jnp.arange(tokens)
-    distance_qt = jnp.abs(place_t[:, None] - place_t)
-    return jnp.where(distance_qt <= reach, 0.0, -jnp.inf)[None]
+    return jnp.abs(place_t[:, None] - place_t) <= reach
 
 
 def relative(table_bh: jax.Array, tokens: int) -> jax.Array:

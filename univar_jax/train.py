@@ -13,6 +13,7 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict, config_flags
 
 from univar_jax import (
+    attention,
     batches,
     cli,
     encode,
@@ -61,7 +62,7 @@ def train(config: ConfigDict, data: str, workdir: str, model: str = "") -> None:
     digest = weights.digest(params)
     about = runs.check_folder(workdir, config, {"model": inputs.model, "weights": digest}, manifest)
     identity = about["identity"]
-    how = {"matmul_dtype": config.matmul_dtype, "kernel": config.kernel, "remat": config.remat}
+    how = {"matmul_dtype": config.matmul_dtype, "kernel": config.kernel, "remat": config.remat, "mesh": mesh}
     graph = encoder.build(inputs.encoder, **how)
 
     if not runs.is_run(workdir):
@@ -189,6 +190,7 @@ def _open(config: ConfigDict, data: str, model: str) -> Inputs:
         raise UserError(
             f"config.matryoshka_dims={config.matryoshka_dims} has a size above the {architecture.width} of {model}"
         )
+    attention.check(config.kernel, architecture, config.matmul_dtype, config.row_tokens or config.max_tokens)
     pairs = shards.Shards(files.local(data, "data"), manifest, "train")
     total = _total_steps(config, data, len(pairs))
     return Inputs(files.local(data, "data"), manifest, pairs, total, model, folder, architecture)
@@ -246,7 +248,8 @@ def _say_start(
     lines = {
         "devices": meshes.table(mesh),
         "encoder": f"{inputs.model} ({shape.architecture}, {shape.layers} layers of {shape.width}), weights "
-        f"{digest[:8]}, {config.matmul_dtype} products, no dropout (its config.json says {shape.dropout:g})",
+        f"{digest[:8]}, {config.matmul_dtype} products, {config.kernel} attention, no dropout (its config.json says "
+        f"{shape.dropout:g})",
         "carried": f"{', '.join(weights.carried(inputs.folder, shape)) or 'none'} (not trained; export puts them back)",
         "data": f"{len(manifest['sources'])} sources, {len(inputs.pairs):,} pairs, {manifest['fingerprint'][:8]}; "
         f"share held out {manifest['holdout']['share']:g}",
