@@ -28,8 +28,11 @@ from univar_jax.models import EncoderConfig
 _GIB = 2**30
 # What the machine's part of a config decides of a program, beside the mesh and the rows.
 _HOW = ("kernel", "spread", "remat", "rows_per_chunk", "matmul_dtype")
-# What XLA says of a program that the device cannot hold: what it takes and what there is, in GiB.
-_TOO_LARGE = re.compile(r"Used ([\d.]+)G of ([\d.]+)G|\(([\d.]+)G\) exceeds available \w+ \(([\d.]+)G\)")
+# What XLA says of a program that the device cannot hold: what it takes at least, and what there is.
+_TOO_LARGE = re.compile(
+    r"Used ([\d.]+[KMGT]?) of ([\d.]+[KMGT]?)|\(([\d.]+[KMGT]?)\) exceeds available \w+ \(([\d.]+[KMGT]?)\)"
+)
+_UNITS = {"K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 
 
 def define_flags() -> None:
@@ -150,7 +153,8 @@ def _compile(lowered: jax.stages.Lowered) -> tuple[jax.stages.Compiled | None, l
     except jax.errors.JaxRuntimeError as error:
         if "RESOURCE_EXHAUSTED" not in str(error) or not (found := _TOO_LARGE.search(str(error))):
             raise
-        return None, [int(float(word) * _GIB) for word in found.groups() if word]
+        words = filter(None, found.groups())
+        return None, [int(float(word.rstrip("KMGT")) * _UNITS.get(word[-1], 1)) for word in words]
 
 
 def _parts(state: step.State, batch: batches.Batch, mesh: Mesh, compiled: Any) -> dict[str, int | None]:
@@ -225,7 +229,7 @@ def say(bill: dict, config: ConfigDict) -> None:
         "bytes": "of a device: " + ", ".join(f"{k} {_size(v)}" for k, v in parts.items() if v is not None),
         "memory": _verdict(bill, config),
         "sent": f"{', '.join(sent)}; one in a loop counts once",
-        "compiled": f"in {bill['seconds']:.1f} s by "
+        "compiler": f"{bill['seconds']:.1f} s of "
         + ", ".join(f"{name} {version}" for name, version in bill["versions"].items()),
         "config": bill["config"][:8],
     }
