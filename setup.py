@@ -52,6 +52,11 @@ setup(
         # Reads every record with builder.as_dataset and plain tf.data in one slow test; nothing else needs it.
         "tf": ["tensorflow-cpu~=2.21"],
         "test": [*ANALYZE, *ONNX, "pytest~=9.0", "ruff>=0.17,<0.18"],
+        # train --dry_run --topology=v5e:4x4: TPU's compiler without a TPU, the version that jax[tpu] 0.10.2 asks for;
+        # requests is what jax's cluster detection imports as soon as libtpu is there.
+        "aot": ["libtpu==0.0.42.1", "requests"],
+        # tests.benchmarks: the trainer of sentence-transformers.
+        "benchmarks": [*TORCH, "accelerate~=1.15", "datasets>=5.2,<6"],
         "tpu": ["jax[tpu]>=0.10.2,<0.11"],
         "cuda": ["jax[cuda12]>=0.10.2,<0.11"],
     },

@@ -256,3 +256,13 @@ def test_a_published_univar_folder_is_read_without_its_code(tmp_path, torch):
     model = SentenceTransformer(str(tmp_path / "out"), device="cpu")  # no trust_remote_code
     assert model.max_seq_length == 8192
     assert not list((tmp_path / "out").glob("*.py"))
+
+
+def test_dynamic_angles_are_checked_one_text_at_a_time(tmp_path, torch):
+    """Texts of the check are longer than the plain positions here; in one batch torch would turn all like the longest."""
+    params = base(tmp_path / "base", "nomic_bert")
+    config = KINDS["nomic_bert"] | {"max_trained_positions": 64, "rotary_scaling_factor": 2}
+    (tmp_path / "base" / "config.json").write_text(json.dumps(config))
+    export.export_params(params, tmp_path / "base", str(tmp_path / "out"), FACTS)
+    assert "more than 64 tokens depend on its length" in (tmp_path / "out" / "README.md").read_text()
+    assert models.read_config(tmp_path / "out").positions == 700

@@ -210,7 +210,14 @@ def embed_torch(folder: Path, texts: list[str]) -> np.ndarray:
 
     transformers.utils.logging.disable_progress_bar()  # stderr is for mistakes
     model = SentenceTransformer(str(folder), device="cpu", local_files_only=True, model_kwargs={"dtype": torch.float32})
-    return model.encode(texts, convert_to_numpy=True, show_progress_bar=False)
+    if not models.read_config(epath.Path(folder)).stretch:
+        return model.encode(texts, convert_to_numpy=True, show_progress_bar=False)
+    vectors = []
+    for text in texts:  # the angles are those of a batch's longest text, and are kept for the next: each text by itself
+        inner = model[0].auto_model
+        inner.rotary_emb = type(inner.rotary_emb)(inner.config)
+        vectors.append(model.encode([text], convert_to_numpy=True, show_progress_bar=False))
+    return np.concatenate(vectors)
 
 
 # -- the card and the files ----------------------------------------------------------------------------------

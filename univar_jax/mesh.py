@@ -1,6 +1,7 @@
 """The device mesh: batches over both axes, large parameters over fsdp; the start-up table of devices."""
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -14,21 +15,26 @@ AXES = ("data", "fsdp")
 _LARGE = 2**20  # elements: 4 MB in float32
 
 
-def make(data: int, fsdp: int) -> Mesh:
+def make(data: int, fsdp: int, devices: Sequence[jax.Device] | None = None) -> Mesh:
     """Mesh('data', 'fsdp') over all devices; data = 0 takes what fsdp leaves.
+
+    Args:
+      data: size of its axis, or 0.
+      fsdp: size of its axis.
+      devices: None = those that are here; else ones that are only compiled for.
 
     Raises:
       UserError: the product is not the number of devices.
     """
-    devices = jax.device_count()
-    data = data or max(1, devices // fsdp)
-    if data * fsdp != devices:
+    count = jax.device_count() if devices is None else len(devices)
+    data = data or max(1, count // fsdp)
+    if data * fsdp != count:
         raise UserError(
-            f"config.mesh_data={data} x config.mesh_fsdp={fsdp} is {data * fsdp} and there are {devices} devices; "
-            f"use --config.mesh_data={max(1, devices // fsdp)} or a mesh_fsdp that divides {devices}"
+            f"config.mesh_data={data} x config.mesh_fsdp={fsdp} is {data * fsdp} and there are {count} devices; "
+            f"use --config.mesh_data={max(1, count // fsdp)} or a mesh_fsdp that divides {count}"
         )
     # Auto: XLA places what the jitted functions leave open.
-    return jax.make_mesh((data, fsdp), AXES, axis_types=(AxisType.Auto,) * 2)
+    return jax.make_mesh((data, fsdp), AXES, axis_types=(AxisType.Auto,) * 2, devices=devices)
 
 
 def rows(mesh: Mesh) -> NamedSharding:

@@ -1,5 +1,6 @@
 """The update as compiled programs, one for each shape of a run, all before its first step."""
 
+import functools
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -9,8 +10,9 @@ from flax import nnx
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from univar_jax import batches, mesh, packing, step
+from univar_jax import attention, batches, encoder, mesh, packing, step
 from univar_jax.cli import UserError
+from univar_jax.models import EncoderConfig
 
 
 def cache() -> None:
@@ -23,12 +25,47 @@ def cache() -> None:
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
 
 
+def check(config: ConfigDict, architecture: EncoderConfig, model: str) -> None:
+    """Finds that the encoder can do what the config asks.
+
+    Args:
+      config: complete.
+      architecture: the encoder's.
+      model: its name in errors.
+
+    Raises:
+      UserError: views longer than its positions, a matryoshka size above its width, or an attention kernel that
+        cannot run here.
+    """
+    if config.max_tokens > architecture.positions:
+        raise UserError(
+            f"config.max_tokens={config.max_tokens} is more than the {architecture.positions} positions of {model}"
+        )
+    if max(config.matryoshka_dims, default=0) > architecture.width:
+        raise UserError(
+            f"config.matryoshka_dims={config.matryoshka_dims} has a size above the {architecture.width} of {model}"
+        )
+    attention.check(config.kernel, architecture, config.matmul_dtype, config.row_tokens or config.max_tokens)
+
+
+def graph(config: ConfigDict, architecture: EncoderConfig, devices: Mesh) -> nnx.GraphDef:
+    """The encoder as the config wants it computed on a mesh; what `lower` takes."""
+    how = {"matmul_dtype": config.matmul_dtype, "kernel": config.kernel, "remat": config.remat}
+    return encoder.build(architecture, **how, mesh=devices)
+
+
 def layout(config: ConfigDict, devices: Mesh) -> packing.Layout:
     """How rows are made for a config on a mesh.
 
     Raises:
-      UserError: rows_per_chunk does not divide over the devices.
+      UserError: rows_per_chunk, or the pairs of a spread loss, do not divide over the devices.
     """
+    over = config.pairs % devices.size
+    if config.spread != "dense" and over:
+        raise UserError(
+            f"config.pairs={config.pairs} does not divide over {devices.size} devices; "
+            f"use --config.pairs={config.pairs - over + devices.size} or --config.spread=dense"
+        )
     chunk, count = config.rows_per_chunk, devices.size
     if chunk % count:
         raise UserError(
@@ -44,11 +81,11 @@ def lower(
     """The update for one shape, not compiled yet: (state, batch) → (state, metrics), the old state given up.
 
     Args:
-      graph: the encoder's, from encoder.build.
+      graph: the encoder's, from `graph`.
       config: complete.
       shape: of the batch.
       devices: the mesh; its devices may be ones that are only described.
-      state: arrays, or jax.ShapeDtypeStruct as `abstract_state` makes them.
+      state: arrays, or jax.ShapeDtypeStruct as `abstract_state` gives them.
     """
     shardings = mesh.state(devices, state)
     update = jax.jit(
@@ -56,6 +93,11 @@ def lower(
     )
     given = jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), state, shardings)
     return update.lower(given, batches.abstract(config.pairs, shape, devices))
+
+
+def abstract_state(config: ConfigDict, architecture: EncoderConfig) -> step.State:
+    """The state of jax.ShapeDtypeStruct: no weights are read, no memory is taken."""
+    return jax.eval_shape(functools.partial(step.init, config), encoder.abstract_params(architecture))
 
 
 def compile_all(

@@ -21,12 +21,20 @@ class Progress:
       lengths_n2: tokens of each record's views.
       slots_n: tokens that each step's rows have room for.
       steps: that are to run.
+      ideal_n: seconds that each step would take at the devices' peak; None = not known, and no line has an mfu.
     """
 
     def __init__(
-        self, log: runs.Log, config: ConfigDict, lengths_n2: np.ndarray, slots_n: np.ndarray, steps: range
+        self,
+        log: runs.Log,
+        config: ConfigDict,
+        lengths_n2: np.ndarray,
+        slots_n: np.ndarray,
+        steps: range,
+        ideal_n: np.ndarray | None = None,
     ) -> None:
         self._log, self._config, self._slots, self._steps = log, config, slots_n, steps
+        self._ideal = ideal_n
         tokens_n = lengths_n2[: steps.stop * config.pairs].sum(1)
         self._tokens = tokens_n.reshape(steps.stop, config.pairs).sum(1)
         self._pending: tuple[int, dict] | None = None
@@ -73,12 +81,15 @@ class Progress:
         pairs = self._done * self._config.pairs
         line = {"step": n, **values, "pairs_per_s": pairs / seconds, "tokens_per_s": self._real / seconds}
         line |= {"fill": self._real / self._room, "host_wait_s": self._waited, **extra}
+        if self._ideal is not None:
+            line["mfu"] = float(self._ideal[n - self._done : n].sum()) / seconds
         self._log.write(line)
         self._paces.append(seconds / self._done)
         left = (self._steps.stop - n) * float(np.median(self._paces))
         print(
             f"step {n}/{self._steps.stop}  loss {values['loss']:.3f}  accuracy {values['accuracy']:.2f}  "
             f"{line['pairs_per_s']:.1f} pairs/s  {line['tokens_per_s']:,.0f} tokens/s  fill {line['fill']:.2f}  "
+            + (f"mfu {line['mfu']:.2f}  " if "mfu" in line else "")
             + "".join(f"{key} {value:.3f}  " for key, value in extra.items())
             + f"{_clock(left)} left",
             flush=True,

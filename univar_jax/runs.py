@@ -19,6 +19,7 @@ from univar_jax import config as configs
 from univar_jax.cli import UserError
 
 _CHECKPOINTS, _CONFIG, _METRICS = "checkpoints", "config.json", "metrics.jsonl"
+BILL = "bill.json"  # what a dry run puts into a RUN, before or after there is one
 
 
 @dataclasses.dataclass(frozen=True)
@@ -180,12 +181,22 @@ def check_folder(workdir: str, config: ConfigDict, encoder: dict, manifest: dict
     parts = {"config": configs.mathematics(config), "encoder": encoder["weights"], "data": manifest["fingerprint"]}
     identity = configs.digest(parts)
     there = _about(folder)
-    if there is None and folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise UserError(f"--workdir={folder} exists and is no run; give another one")
+    if there is None:
+        check_free(folder)
     if there is not None and there["identity"] != identity:
         raise UserError(f"--workdir={folder} holds another run ({_differences(there, parts)}); give another one")
     values = {"config": config.to_dict(), "encoder": encoder, "data": manifest, "version": __version__}
     return {"identity": identity, "parts": parts, **values}
+
+
+def check_free(folder: Path) -> None:
+    """Finds that a folder which is no run may become one: it is not there, empty, or holds a dry run's bill alone.
+
+    Raises:
+      UserError: it holds anything else.
+    """
+    if folder.exists() and (not folder.is_dir() or any(path.name != BILL for path in folder.iterdir())):
+        raise UserError(f"--workdir={folder} exists and is no run; give another one")
 
 
 def describe(workdir: str, about: dict) -> None:

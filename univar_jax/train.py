@@ -13,13 +13,13 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict, config_flags
 
 from univar_jax import (
-    attention,
     batches,
+    bill,
     cli,
     encode,
-    encoder,
     evaluate,
     files,
+    flops,
     models,
     packing,
     programs,
@@ -55,15 +55,13 @@ def train(config: ConfigDict, data: str, workdir: str, model: str = "") -> None:
 
     # -- mesh, shapes of the batches, the run's folder ---------------------------------------------------------
     mesh = meshes.make(config.mesh_data, config.mesh_fsdp)
-    _check_spread(config, mesh.size)
     lengths_n2 = pairs.lengths()
     plan = packing.plan(lengths_n2, config.pairs, total, programs.layout(config, mesh))
     params = weights.load(inputs.folder, inputs.encoder)
     digest = weights.digest(params)
     about = runs.check_folder(workdir, config, {"model": inputs.model, "weights": digest}, manifest)
     identity = about["identity"]
-    how = {"matmul_dtype": config.matmul_dtype, "kernel": config.kernel, "remat": config.remat, "mesh": mesh}
-    graph = encoder.build(inputs.encoder, **how)
+    graph = programs.graph(config, inputs.encoder, mesh)
 
     if not runs.is_run(workdir):
         runs.describe(workdir, about)  # first of all: a RUN without it is nobody's
@@ -93,7 +91,9 @@ def train(config: ConfigDict, data: str, workdir: str, model: str = "") -> None:
         save = lambda n, state: runs.save(checkpoints, n, state, identity)  # noqa: E731
         log = runs.Log(workdir, start)
         try:
-            progress = Progress(log, config, lengths_n2, plan.slots(), range(start, total))
+            kinds = [device.device_kind for device in mesh.devices.flat]
+            ideal_n = flops.ideal_seconds(inputs.encoder, config, lengths_n2, kinds)
+            progress = Progress(log, config, lengths_n2, plan.slots(), range(start, total), ideal_n)
             update = lambda n, state, batch: updates[plan.shape_n[n]](state, batch)  # noqa: E731
             _loop(config, update, state, feed, range(start, total), progress, scores, save)
         finally:
@@ -164,7 +164,8 @@ class Inputs:
     encoder: models.EncoderConfig
 
 
-def _open(config: ConfigDict, data: str, model: str) -> Inputs:
+def _records(config: ConfigDict, data: str) -> tuple[dict, shards.Shards, int]:
+    """DATA's manifest, its training records and the steps that they are to give."""
     manifest = shards.read_manifest(data)
     for key, prepared in manifest["config"].items():
         if config[key] != prepared:
@@ -172,6 +173,12 @@ def _open(config: ConfigDict, data: str, model: str) -> Inputs:
                 f"config.{key}={config[key]} but --data={data} was prepared with {prepared}; "
                 f"use --config.{key}={prepared} or prepare again"
             )
+    pairs = shards.Shards(files.local(data, "data"), manifest, "train")
+    return manifest, pairs, _total_steps(config, data, len(pairs))
+
+
+def _open(config: ConfigDict, data: str, model: str) -> Inputs:
+    manifest, pairs, total = _records(config, data)
     model = model or manifest["encoder"]["model"]
     folder = models.folder(model)
     found = tokens.digest(models.tokenizer(folder))
@@ -182,27 +189,8 @@ def _open(config: ConfigDict, data: str, model: str) -> Inputs:
             "prepare again with this encoder"
         )
     architecture = models.read_config(folder)
-    if config.max_tokens > architecture.positions:
-        raise UserError(
-            f"config.max_tokens={config.max_tokens} is more than the {architecture.positions} positions of {model}"
-        )
-    if max(config.matryoshka_dims, default=0) > architecture.width:
-        raise UserError(
-            f"config.matryoshka_dims={config.matryoshka_dims} has a size above the {architecture.width} of {model}"
-        )
-    attention.check(config.kernel, architecture, config.matmul_dtype, config.row_tokens or config.max_tokens)
-    pairs = shards.Shards(files.local(data, "data"), manifest, "train")
-    total = _total_steps(config, data, len(pairs))
+    programs.check(config, architecture, model)
     return Inputs(files.local(data, "data"), manifest, pairs, total, model, folder, architecture)
-
-
-def _check_spread(config: ConfigDict, devices: int) -> None:
-    over = config.pairs % devices
-    if config.spread != "dense" and over:
-        raise UserError(
-            f"config.pairs={config.pairs} does not divide over {devices} devices; "
-            f"use --config.pairs={config.pairs - over + devices} or --config.spread=dense"
-        )
 
 
 def _total_steps(config: ConfigDict, data: str, records: int) -> int:
@@ -267,14 +255,20 @@ def _say_start(
 
 
 if __name__ == "__main__":
-    flags.DEFINE_string("data", None, "The folder that prepare wrote.", required=True)
-    flags.DEFINE_string(
-        "workdir", None, "The run's folder: checkpoints, metrics.jsonl, TensorBoard, config.json.", required=True
-    )
+    flags.DEFINE_string("data", None, "The folder that prepare wrote.")
+    flags.DEFINE_string("workdir", None, "The run's folder: checkpoints, metrics.jsonl, TensorBoard, config.json.")
     flags.DEFINE_string("encoder", "", "The encoder to start from; empty = the one that DATA was prepared for.")
     CONFIG = config_flags.DEFINE_config_file("config", None, "The run's config; the same that prepare had.")
+    bill.define_flags()
 
     def _main(f: flags.FlagValues) -> None:
-        train(configs.complete(CONFIG.value), f.data, f.workdir, f.encoder)
+        config = configs.complete(CONFIG.value)
+        if bill.wanted(f):
+            manifest, pairs, total = _records(config, f.data) if f.data else ({}, None, 0)
+            model = f.encoder or (manifest["encoder"]["model"] if manifest else "")
+            bill.dry_run(config, f, model, pairs.lengths() if pairs else None, total)
+        else:
+            cli.require(f, "data", "workdir")
+            train(config, f.data, f.workdir, f.encoder)
 
     cli.run(_main)

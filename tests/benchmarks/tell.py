@@ -24,8 +24,8 @@ def _training(part: dict) -> str:
         f"{max(part['first_losses'].values()) - min(part['first_losses'].values()):.0e}; prepared "
         f"{part['prepare']['records']:,} records in {part['prepare']['seconds']:.1f} s):",
         "",
-        "| way | s a step, median [range] | pairs/s | real tokens/s | fill | slots to ours | FLOPs done / needed | peak GB "
-        "| ours is faster by |",
+        "| way | s a step, median [range] | pairs/s | real tokens/s | fill | slots to ours | FLOPs done / needed "
+        "| peak GB | ours is faster by |",
         "|---|---|---|---|---|---|---|---|---|",
     ]
     for way, row in part["ways"].items():
