@@ -259,7 +259,7 @@ def test_a_published_univar_folder_is_read_without_its_code(tmp_path, torch):
 
 
 def test_dynamic_angles_are_checked_one_text_at_a_time(tmp_path, torch):
-    """Texts of the check are longer than the plain positions here; in one batch torch would turn all like the longest."""
+    """Some of the check's texts are longer than that; in one batch torch would turn all like the longest."""
     params = base(tmp_path / "base", "nomic_bert")
     config = KINDS["nomic_bert"] | {"max_trained_positions": 64, "rotary_scaling_factor": 2}
     (tmp_path / "base" / "config.json").write_text(json.dumps(config))
