@@ -88,7 +88,7 @@ def test_bytes_of_a_device_are_its_share(folder, plain, tmp_path, monkeypatch):
 def test_the_program_that_is_billed_is_the_one_that_runs(folder, plain):
     settings, architecture, devices = config(), models.read_config(folder), mesh.make(0, 1)
     state, shape = programs.abstract_state(settings, architecture), (packing.Group(8, 32, 6),)
-    graph = programs.graph(settings, architecture)
+    graph = programs.graph(settings, architecture, devices)
     memory = programs.lower(graph, settings, shape, devices, state).compile().memory_analysis()
     assert plain["bytes"]["temporaries"] == memory.temp_size_in_bytes > 0
     assert plain["collectives"]["all-reduce"]["count"] > 0
