@@ -51,7 +51,7 @@ setup(
         "quickstart": ANALYZE + TORCH,
         # Reads every record with builder.as_dataset and plain tf.data in one slow test; nothing else needs it.
         "tf": ["tensorflow-cpu~=2.21"],
-        "test": [*ANALYZE, *ONNX, "pytest~=9.0", "ruff>=0.17,<0.18"],
+        "test": [*ANALYZE, *ONNX, "pytest~=9.0", "pytest-xdist~=3.8", "ruff>=0.17,<0.18"],
         # train --dry_run --topology=v5e:4x4: TPU's compiler without a TPU, the version that jax[tpu] 0.10.2 asks for;
         # requests is what jax's cluster detection imports as soon as libtpu is there.
         "aot": ["libtpu==0.0.42.1", "requests"],
