@@ -83,13 +83,7 @@ def embed(
     """
     began, loaded = time.monotonic(), open_model(model)
     config = models.read_config(loaded.folder)
-    cap = max_tokens or config.positions
-    if cap < _FEWEST:
-        raise UserError(f"--max_tokens={cap} leaves no room for words beside the special tokens; use {_FEWEST} or more")
-    if cap > config.positions:
-        raise UserError(f"--max_tokens={cap} is more than the {config.positions} positions of --model={model}")
-    if dims > config.width:
-        raise UserError(f"--dims={dims} is more than the {config.width} numbers of a vector of --model={model}")
+    cap = _cap(config, model, max_tokens, dims)
     answers = qa.read(qa_paths)
     digest = weights.digest(loaded.params)
     facts = {"files": answers.files, "weights": digest, "per_view": qas_per_view, "cap": cap, "seed": seed}
@@ -132,6 +126,18 @@ def embed(
     }
     _write(path, _table(z_nd, kept, texts, columns, qas_per_view).replace_schema_metadata(about))
     print(f"wrote {path}: {len(z_nd):,} vectors of {z_nd.shape[1]} in {time.monotonic() - began:.1f} s", flush=True)
+
+
+def _cap(config: models.EncoderConfig, model: str, max_tokens: int, dims: int) -> int:
+    """The cap of a view, where the encoder can do what the flags ask."""
+    cap = max_tokens or config.positions
+    if cap < _FEWEST:
+        raise UserError(f"--max_tokens={cap} leaves no room for words beside the special tokens; use {_FEWEST} or more")
+    if cap > config.positions:
+        raise UserError(f"--max_tokens={cap} is more than the {config.positions} positions of --model={model}")
+    if dims > config.width:
+        raise UserError(f"--dims={dims} is more than the {config.width} numbers of a vector of --model={model}")
+    return cap
 
 
 def _columns(answers: qa.Answers, holdout: dict) -> dict[str, list[str]]:
