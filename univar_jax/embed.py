@@ -107,8 +107,7 @@ def embed(
         f"{sum(map(len, views)) - sum(map(len, kept)):,} QAs dropped to fit",
         flush=True,
     )
-    devices = mesh.make(0, 1)
-    z_nd = encode.embedder(encoder.build(config), devices)(loaded.params, [ids for ids, _ in made])
+    z_nd = encode.embedder(encoder.build(config), mesh.make(0, 1))(loaded.params, [ids for ids, _ in made])
     if dims:
         z_nd = np.asarray(leading(z_nd, dims))[:, :dims]
     size = f":{dims}" if dims else ""  # reports compare the sizes of one encoder as they do encoders
