@@ -12,9 +12,11 @@ import sys
 import tempfile
 from pathlib import Path
 
-# Many tests compile the same few programs, each in a fresh jit or process: compiled once, read after.
-_CACHE = tempfile.TemporaryDirectory()
-os.environ["JAX_COMPILATION_CACHE_DIR"] = _CACHE.name
+# Many tests compile the same few programs, each in a fresh jit or process: compiled once, read after, also by the
+# other test processes, which the first one starts with its environment.
+if "PYTEST_XDIST_WORKER" not in os.environ:
+    _CACHE = tempfile.TemporaryDirectory()
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = _CACHE.name
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
 os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
 

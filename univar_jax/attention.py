@@ -65,8 +65,7 @@ def attend(
         raise ValueError(f"{kernel=} cannot add scores; use xla")
     run = cudnn
     if kernel == "splash":
-        platform = mesh.devices.flat[0].platform if mesh else jax.default_backend()
-        run = functools.partial(_splash, interpret=platform != "tpu")
+        run = functools.partial(_splash, interpret=platform(mesh) != "tpu")
     if mesh:
         # XLA cannot cut a kernel's call into the devices' shares: each device calls it on its own rows.
         rows = meshes.rows(mesh).spec
@@ -107,6 +106,11 @@ def check(kernel: str, config: EncoderConfig, matmul_dtype: str, tokens: int) ->
             f"config.kernel={kernel} takes rows of a multiple of {unit} tokens, these have {tokens}; "
             f"use --config.row_tokens={tokens + -tokens % unit}"
         )
+
+
+def platform(mesh: Mesh | None) -> str:
+    """Of a mesh's devices, which may only be described; of the default ones where there is no mesh."""
+    return mesh.devices.flat[0].platform if mesh else jax.default_backend()
 
 
 def _on_cuda() -> bool:

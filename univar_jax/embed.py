@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 from absl import flags
 from etils import epath
 
-from univar_jax import __version__, cli, encode, encoder, files, mesh, models, qa, runs, tokens, weights
+from univar_jax import __version__, cli, encode, encoder, files, mesh, models, programs, qa, runs, tokens, weights
 from univar_jax import config as configs
 from univar_jax.cli import UserError
 from univar_jax.loss import leading
@@ -236,6 +236,8 @@ if __name__ == "__main__":
     flags.DEFINE_integer("seed", 0, "Of the handfuls where a view has several QAs.", lower_bound=0)
 
     def _main(f: flags.FlagValues) -> None:
+        programs.keep_memory()
+        programs.cache()
         embed(f.model, f.qa, f.out, qas_per_view=f.qas_per_view, max_tokens=f.max_tokens, seed=f.seed, dims=f.dims)
 
     cli.run(_main)

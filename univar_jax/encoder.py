@@ -111,7 +111,7 @@ class Encoder(nnx.Module):
         mesh: Mesh | None,
         rngs: nnx.Rngs,
     ) -> None:
-        self.config, self.remat = config, remat
+        self.config, self.remat, self.mesh = config, remat, mesh
         self.embed = Embed(config, dtype, rngs)
         if config.buckets:
             self.relative = nnx.Embed(config.buckets, config.heads, rngs=rngs)
@@ -145,7 +145,9 @@ class Encoder(nnx.Module):
         if self.remat != "none":
             # prevent_cse: the scan already keeps XLA from merging the two
             layer = nnx.remat(layer, prevent_cse=False, policy=_POLICIES[self.remat])
-        stack = nnx.scan(layer, in_axes=(nnx.Carry, 0, 0), out_axes=nnx.Carry)
+        # On a CPU one loop less is worth its longer compile: each turn copies what the backward pass needs to a stack.
+        flat = self.remat == "none" and attention.platform(self.mesh) == "cpu"
+        stack = nnx.scan(layer, in_axes=(nnx.Carry, 0, 0), out_axes=nnx.Carry, unroll=config.layers if flat else 1)
         hidden_rtd = stack(self.embed(ids_rt, position_rt), self.blocks, self._own())
         if config.pooling == "cls":  # the mean over each text's first token alone
             segment_rt = jnp.where(position_rt == 0, segment_rt, 0)

@@ -262,6 +262,7 @@ if __name__ == "__main__":
     bill.define_flags()
 
     def _main(f: flags.FlagValues) -> None:
+        programs.keep_memory()
         config = configs.complete(CONFIG.value)
         if bill.wanted(f):
             manifest, pairs, total = _records(config, f.data) if f.data else ({}, None, 0)

@@ -18,7 +18,7 @@ import numpy as np
 from absl import app, flags
 from ml_collections import ConfigDict
 
-from tests.benchmarks import ways
+from tests.benchmarks import fill, ways
 from univar_jax import flops, models, qa, shards
 from univar_jax.config import complete
 
@@ -26,12 +26,14 @@ from univar_jax.config import complete
 SETTINGS = (("lambda1", 1, 256, 128), ("lambda5", 5, 512, 256))
 PAIRS = 64
 _LOSS_LIMIT = 1e-4
+# Until then a process still takes new memory of the system, the more slowly the less of it lies ready.
+_WARM = 3
 
 _FLAGS = flags.FLAGS
 flags.DEFINE_string("qa", None, "QA files to measure on.", required=True)
 flags.DEFINE_string("out", None, "Folder for the table, the figures and the plot.", required=True)
-flags.DEFINE_integer("steps", 6, "Steps of each way; the first is a warm-up and not counted.", lower_bound=3)
-flags.DEFINE_list("only", ["train", "embed", "loss", "devices"], "Which parts to run.")
+flags.DEFINE_integer("steps", 8, f"Steps of each way; the first {_WARM} are not counted.", lower_bound=_WARM + 2)
+flags.DEFINE_list("only", ["train", "embed", "fill", "loss", "devices"], "Which parts to run.")
 flags.DEFINE_list("settings", [name for name, *_ in SETTINGS], "Which of the training settings to measure.")
 flags.DEFINE_integer("texts", 512, "Texts that are embedded.", lower_bound=1)
 
@@ -39,13 +41,9 @@ flags.DEFINE_integer("texts", 512, "Texts that are embedded.", lower_bound=1)
 def measure_training(out: Path, name: str, max_qas: int, cap: int, short: int) -> dict:
     """Steps of every way on the same pairs; refuses figures of ways whose first losses differ."""
     work = out / name
-    work.mkdir(parents=True, exist_ok=True)
     values = {"max_qas": max_qas, "max_tokens": cap, "pairs": PAIRS, "epochs": 1, "short_row_tokens": short}
     values |= {"scale": ways.SCALE, "lr": ways.LR, "warmup_steps": 1, "save_every_minutes": 0.0}
-    (work / "config.py").write_text(
-        f"import ml_collections\n\n\ndef get_config():\n    return ml_collections.ConfigDict({values})\n"
-    )
-    prepared = _prepare(work)
+    prepared = _prepare(work, values)
     records, texts = _choose(work / "data", _FLAGS.steps * PAIRS)
     facts = {"config": values, "data": str(work / "data"), "records": records, "minilm": str(models.folder("minilm"))}
     (work / "work.json").write_text(json.dumps(facts))
@@ -58,9 +56,13 @@ def measure_training(out: Path, name: str, max_qas: int, cap: int, short: int) -
     return {"name": name, "cap": cap, "prepare": prepared, "first_losses": first, "ways": _rows(said, lengths, work)}
 
 
-def _prepare(work: Path) -> dict:
+def _prepare(work: Path, values: dict, encoder: str = "minilm") -> dict:
+    work.mkdir(parents=True, exist_ok=True)
+    (work / "config.py").write_text(
+        f"import ml_collections\n\n\ndef get_config():\n    return ml_collections.ConfigDict({values})\n"
+    )
     began = time.perf_counter()
-    words = [f"--qa={_FLAGS.qa}", "--encoder=minilm", f"--out={work / 'data'}", f"--config={work / 'config.py'}"]
+    words = [f"--qa={_FLAGS.qa}", f"--encoder={encoder}", f"--out={work / 'data'}", f"--config={work / 'config.py'}"]
     subprocess.run([sys.executable, "-m", "univar_jax.prepare", *words], check=True, stdout=subprocess.DEVNULL)
     seconds = time.perf_counter() - began
     splits = shards.read_manifest(str(work / "data"))["splits"]
@@ -84,14 +86,14 @@ def _choose(data: Path, count: int) -> tuple[list[int], list[tuple[str, str]]]:
 
 def _rows(said: dict[str, list[dict]], lengths: np.ndarray, work: Path) -> dict:
     architecture = models.read_config(models.folder("minilm"))
-    real = lengths.reshape(_FLAGS.steps, -1)[1:].sum(1).mean()
+    real = lengths.reshape(_FLAGS.steps, -1)[_WARM:].sum(1).mean()
     config = complete(ConfigDict({"pairs": PAIRS}))
-    inside = _operations(architecture, config, lengths[PAIRS:].ravel()) / (_FLAGS.steps - 1)
+    inside = _operations(architecture, config, lengths[_WARM * PAIRS :].ravel()) / (_FLAGS.steps - _WARM)
     rows = {}
     for way, steps in said.items():
-        seconds = [step["seconds"] for step in steps[1:]]
-        slots = statistics.mean(sum(r * t for r, t in step["rows"]) for step in steps[1:])
-        spent = [np.repeat([t for _, t in step["rows"]], [r for r, _ in step["rows"]]) for step in steps[1:]]
+        seconds = [step["seconds"] for step in steps[_WARM:]]
+        slots = statistics.mean(sum(r * t for r, t in step["rows"]) for step in steps[_WARM:])
+        spent = [np.repeat([t for _, t in step["rows"]], [r for r, _ in step["rows"]]) for step in steps[_WARM:]]
         computed = statistics.mean(_operations(architecture, config, x) for x in spent)
         median = statistics.median(seconds)
         rows[way] = {
@@ -131,7 +133,7 @@ def measure_embedding(out: Path) -> dict:
         raise SystemExit(f"the vectors differ by {apart}")
     rows = {}
     for way, steps in said.items():
-        seconds = [step["seconds"] for step in steps[1:]]
+        seconds = [step["seconds"] for step in steps[_WARM:]]
         median = statistics.median(seconds)
         rows[way] = {"seconds": [median, min(seconds), max(seconds)], "texts_per_s": len(texts) / median}
         rows[way]["peak_gb"] = steps[-1]["peak"] / 1e9
@@ -174,11 +176,13 @@ def _cpuinfo() -> list[str]:
 def main(_: list[str]) -> None:
     out = Path(_FLAGS.out)
     out.mkdir(parents=True, exist_ok=True)
-    found: dict = {"machine": machine(), "qa": Path(_FLAGS.qa).name, "pairs": PAIRS, "steps": _FLAGS.steps - 1}
+    found: dict = {"machine": machine(), "qa": Path(_FLAGS.qa).name, "pairs": PAIRS, "steps": _FLAGS.steps - _WARM}
     if "train" in _FLAGS.only:
         found["train"] = [measure_training(out, *setting) for setting in SETTINGS if setting[0] in _FLAGS.settings]
     if "embed" in _FLAGS.only:
         found["embed"] = measure_embedding(out)
+    if "fill" in _FLAGS.only:
+        found["fill"] = fill.measure(out, _prepare)
     if "loss" in _FLAGS.only:
         found["loss"] = measure_loss()
     if "devices" in _FLAGS.only:

@@ -11,6 +11,8 @@ def table(found: dict) -> str:
     parts += [_training(part) for part in found.get("train", [])]
     if "embed" in found:
         parts.append(_embedding(found["embed"]))
+    if "fill" in found:
+        parts.append(_fill(found["fill"]))
     if "loss" in found:
         parts.append(_loss(found["loss"]))
     if "devices" in found:
@@ -52,6 +54,17 @@ def _embedding(part: dict) -> str:
             f"| {row['peak_gb']:.1f} | {row['ours_is_faster']:.2f} |"
         )
     return "\n".join(lines)
+
+
+def _fill(rows: list[dict]) -> str:
+    body = [
+        f"| {r['setting']}, views <= {r['cap']:,} | {r['row_tokens']:,} | {r['pairs']} / {r['devices']} | {r['steps']} "
+        f"| {r['fill']:.3f} | {r['ceiling']:.3f} | {r['longest']:.2f} | {r['maximum']:.2f} |"
+        for r in rows
+    ]
+    title = "Fill over an epoch (real tokens of the slots; the ceiling has a row count of its own in each step):"
+    head = "| views | row tokens | pairs / devices | steps | packed | its ceiling | to the longest | to the cap |"
+    return "\n".join([title, "", head, "|---" * 8 + "|", *body])
 
 
 def _loss(rows: list[dict]) -> str:

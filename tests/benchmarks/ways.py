@@ -58,6 +58,7 @@ def train_ours(work: Path, signals: Signals) -> None:
     from univar_jax import batches, encoder, mesh, models, packing, programs, shards, step, weights
     from univar_jax.config import complete
 
+    programs.keep_memory()
     facts = read(work)
     config = complete(ConfigDict(facts["config"]))
     records = Chosen(shards.Shards(Path(facts["data"]), shards.read_manifest(facts["data"]), "train"), facts["records"])
@@ -182,8 +183,9 @@ def train_maximum(work: Path, signals: Signals) -> None:
 
 
 def embed_ours(work: Path, signals: Signals) -> None:
-    from univar_jax import encode, encoder, mesh, models, tokens, weights
+    from univar_jax import encode, encoder, mesh, models, programs, tokens, weights
 
+    programs.keep_memory()
     facts = read(work)
     folder = models.folder("minilm")
     config = models.read_config(folder)
