@@ -81,13 +81,20 @@ def abstract(pairs: int, shape: Shape, mesh: Mesh) -> Batch:
 def feed(shards: Shards, steps: range, pairs: int, plan: Plan, mesh: Mesh) -> Iterator[Batch]:
     """Batches of these steps on the mesh, composed ahead by one thread.
 
-    Step n holds records n·pairs … (n+1)·pairs-1, whatever was read before: there is no iterator to save.
+    Step n holds records n·pairs … (n+1)·pairs-1, whatever was read before: there is no iterator to save. A process
+    reads those of its own rows; of the others their lengths are enough.
     """
 
+    lengths_n2, source_n = shards.lengths(), shards.sources_of()
+
     def batch(step: int) -> Batch:
-        made = [shards.read(i) for i in range(step * pairs, (step + 1) * pairs)]
-        shape = plan.shapes[plan.shape_n[step]]
-        return jax.device_put(compose(made, plan.layout, shape), shardings(mesh, len(shape)))
+        numbers, shape = range(step * pairs, (step + 1) * pairs), plan.shapes[plan.shape_n[step]]
+        needed = _own(lengths_n2[numbers], plan.layout, shape, mesh)
+        made = [
+            shards.read(i) if here else Pair(*(np.zeros(n, np.int32) for n in lengths_n2[i]), source_n[i])
+            for i, here in zip(numbers, needed, strict=True)
+        ]
+        return meshes.place(compose(made, plan.layout, shape), shardings(mesh, len(shape)))
 
     with ThreadPoolExecutor(1, "feed") as thread:
         ahead = [thread.submit(batch, step) for step in steps[:_AHEAD]]
@@ -95,3 +102,15 @@ def feed(shards: Shards, steps: range, pairs: int, plan: Plan, mesh: Mesh) -> It
             if step + _AHEAD < steps.stop:
                 ahead.append(thread.submit(batch, step + _AHEAD))
             yield ahead.pop(0).result()
+
+
+def _own(lengths_n2: np.ndarray, layout: Layout, shape: Shape, mesh: Mesh) -> np.ndarray:
+    """Which of a step's pairs have a view in rows of this process's devices: bool [pairs]."""
+    pairs = len(lengths_n2)
+    if jax.process_count() == 1:
+        return np.ones(pairs, bool)
+    needed_v = np.zeros(2 * pairs, bool)
+    for rows, group in zip(packing.arrange(lengths_n2.T.ravel().tolist(), layout), shape, strict=True):
+        for part, *_ in meshes.rows(mesh).addressable_devices_indices_map((group.rows, group.tokens)).values():
+            needed_v[[view for row in rows[part] for view in row]] = True
+    return needed_v.reshape(2, pairs).any(axis=0)

@@ -27,7 +27,7 @@ def embedder(graph: nnx.GraphDef, devices: Mesh) -> Callable[[dict, Sequence[np.
     def embed(params: dict, ids: Sequence[np.ndarray]) -> np.ndarray:
         order, parts = [], []
         for here, (*rows_rt, places) in _packed(ids, devices.size):
-            z_rsd = np.asarray(encode(params, *jax.device_put(rows_rt, rows)))
+            z_rsd = np.asarray(encode(params, *mesh.place(rows_rt, [rows] * 3)))
             order.append(here[list(places)])
             parts.append(z_rsd.reshape(-1, z_rsd.shape[-1])[list(places.values())])
         z_nd = np.concatenate(parts)

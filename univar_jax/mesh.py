@@ -47,6 +47,14 @@ def whole(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec())
 
 
+def place(tree: Any, shardings: Any) -> Any:
+    """Host arrays onto the mesh; with many processes each gives the parts of its own devices."""
+    if jax.process_count() == 1:
+        return jax.device_put(tree, shardings)
+    put = lambda x, s: jax.make_array_from_callback(x.shape, s, lambda part: x[part])  # noqa: E731
+    return jax.tree.map(put, tree, shardings)
+
+
 def state(mesh: Mesh, tree: Any) -> Any:
     """A sharding for each array of a state, parameters and moments alike.
 

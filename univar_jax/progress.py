@@ -8,7 +8,7 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from univar_jax import runs
+from univar_jax import hosts, logs
 from univar_jax.cli import UserError
 
 
@@ -26,7 +26,7 @@ class Progress:
 
     def __init__(
         self,
-        log: runs.Log,
+        log: logs.Log,
         config: ConfigDict,
         lengths_n2: np.ndarray,
         slots_n: np.ndarray,
@@ -51,17 +51,20 @@ class Progress:
         self._pending = n, metrics
         self._waited += waited
 
-    def retire(self, scores: Callable[[], dict[str, float]] | None = None) -> None:
+    def retire(self, scores: Callable[[], dict[str, float]] | None = None) -> dict[str, float]:
         """Waits for the pending step and writes its line where one is due.
 
         Args:
           scores: evaluated once the step is done; its eval/… go into the line.
 
+        Returns:
+          What scores gave.
+
         Raises:
           UserError: the loss is not finite.
         """
         if self._pending is None:
-            return
+            return {}
         (n, metrics), self._pending = self._pending, None
         values = {key: float(value) for key, value in jax.device_get(metrics).items()}
         if not math.isfinite(values["loss"]):
@@ -74,8 +77,11 @@ class Progress:
         self._room += int(self._slots[n - 1])
         if scores or n % self._config.log_every_steps == 0:
             seconds = time.monotonic() - self._began
-            self._write(n, values, seconds, scores() if scores else {})
+            found = scores() if scores else {}
+            self._write(n, values, seconds, found)
             self.restart()
+            return found
+        return {}
 
     def _write(self, n: int, values: dict, seconds: float, extra: dict) -> None:
         pairs = self._done * self._config.pairs
@@ -86,13 +92,12 @@ class Progress:
         self._log.write(line)
         self._paces.append(seconds / self._done)
         left = (self._steps.stop - n) * float(np.median(self._paces))
-        print(
+        hosts.say(
             f"step {n}/{self._steps.stop}  loss {values['loss']:.3f}  accuracy {values['accuracy']:.2f}  "
             f"{line['pairs_per_s']:.1f} pairs/s  {line['tokens_per_s']:,.0f} tokens/s  fill {line['fill']:.2f}  "
             + (f"mfu {line['mfu']:.2f}  " if "mfu" in line else "")
             + "".join(f"{key} {value:.3f}  " for key, value in extra.items())
-            + f"{_clock(left)} left",
-            flush=True,
+            + f"{_clock(left)} left"
         )
 
 

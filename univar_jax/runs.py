@@ -5,20 +5,18 @@ import dataclasses
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
-import tensorboardX
 from etils import epath
 from ml_collections import ConfigDict
 
-from univar_jax import __version__, cli, files, models, step
+from univar_jax import __version__, cli, files, logs, models, step
 from univar_jax import config as configs
 from univar_jax.cli import UserError
 
-_CHECKPOINTS, _CONFIG, _METRICS = "checkpoints", "config.json", "metrics.jsonl"
+_CHECKPOINTS, _CONFIG = "checkpoints", "config.json"
 BILL = "bill.json"  # what a dry run puts into a RUN, before or after there is one
 
 
@@ -75,7 +73,7 @@ def read(workdir: str, step: int | None = None) -> Run:
         config=about["config"],
         manifest=about["data"],
         encoder_folder=models.folder(about["encoder"]["model"]),
-        metrics=[line for line in _lines(folder / _METRICS) if line["step"] <= step],
+        metrics=[line for line in logs.lines(folder) if line["step"] <= step],
         identity=about["identity"],
     )
 
@@ -110,9 +108,15 @@ def _params(checkpoints: ocp.CheckpointManager, finished: int) -> dict:
 def manager(workdir: str, keep: int | None) -> ocp.CheckpointManager:
     """Orbax over RUN/checkpoints; a checkpoint is there whole or not at all.
 
+    The newest `keep` stay, and the one with the best k-NN; None = all.
+
     Items: params and moments (plain nested dicts of arrays), run (JSON).
     """
-    policy = ocp.checkpoint_managers.LatestN(keep) if keep else None
+    kept = ocp.checkpoint_managers
+    policy = None
+    if keep:
+        best = kept.BestN(get_metric_fn=lambda scores: scores["eval/knn"], n=1, keep_checkpoints_without_metrics=False)
+        policy = kept.AnyPreservationPolicy([kept.LatestN(keep), best])
     return ocp.CheckpointManager(
         epath.Path(files.local(workdir, "workdir")) / _CHECKPOINTS,
         options=ocp.CheckpointManagerOptions(preservation_policy=policy),
@@ -124,14 +128,56 @@ def manager(workdir: str, keep: int | None) -> ocp.CheckpointManager:
     )
 
 
-def save(checkpoints: ocp.CheckpointManager, finished: int, state: step.State, identity: str) -> None:
-    """Starts saving the state after `finished` steps; the arrays are copied before this returns."""
+def save(
+    checkpoints: ocp.CheckpointManager, finished: int, state: step.State, identity: str, scores: dict[str, float]
+) -> None:
+    """Starts saving the state after `finished` steps; the arrays are copied before this returns.
+
+    Raises:
+      UserError: the store took this checkpoint, or the one before, not whole; the last good one is named.
+    """
     parts = {
         "params": ocp.args.StandardSave(state["params"]),
         "moments": ocp.args.StandardSave(step.moments(state)),
         "run": ocp.args.JsonSave({"identity": identity, "step": finished}),
     }
-    checkpoints.save(finished, args=ocp.args.Composite(**parts))
+    with _stored(checkpoints):
+        checkpoints.save(finished, args=ocp.args.Composite(**parts), metrics=scores or None)
+
+
+def wait(checkpoints: ocp.CheckpointManager) -> None:
+    """Waits until the last save is finished; raises as `save`."""
+    with _stored(checkpoints):
+        checkpoints.wait_until_finished()
+
+
+@contextlib.contextmanager
+def _stored(checkpoints: ocp.CheckpointManager) -> Iterator[None]:
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:  # Orbax passes on whatever the disk, or the bucket's client, raises
+        good = max((int(p.name) for p in Path(checkpoints.directory).iterdir() if p.name.isdigit()), default=None)
+        last = f"the last good one is of step {good}" if good is not None else "there is none before it"
+        raise UserError(
+            f"{checkpoints.directory}: a checkpoint could not be written ({cli.one_line(error)[:160]}); {last}; "
+            "mend that and start the same command again"
+        ) from error
+
+
+def overview(workdir: str) -> tuple[dict, list[dict], list[tuple[int, float]]]:
+    """config.json, the lines of metrics.jsonl, and step and time of each finished checkpoint.
+
+    Raises:
+      UserError: no run there.
+    """
+    folder = files.local(workdir, "workdir")
+    about = _about(folder)
+    if about is None:
+        raise UserError(f"--workdir={folder} is no run: it has no {_CONFIG} of ours")
+    saved = [p for p in (folder / _CHECKPOINTS).glob("*") if p.name.isdigit()]  # Orbax writes under other names
+    return about, logs.lines(folder), sorted((int(p.name), p.stat().st_mtime) for p in saved)
 
 
 def restore(
@@ -213,46 +259,3 @@ def _differences(there: dict, parts: dict) -> str:
         f"config.{k}={v!r} was {old['config'].get(k)!r}" for k, v in new["config"].items() if old["config"].get(k) != v
     ]
     return ", ".join([f"another {k}" for k in ("encoder", "data") if old[k] != new[k]] + keys)
-
-
-class Log:
-    """metrics.jsonl and TensorBoard events, each step once.
-
-    Args:
-      workdir: RUN.
-      step: finished steps of the checkpoint that the run goes on from; later lines are cut.
-    """
-
-    def __init__(self, workdir: str, step: int) -> None:
-        folder = files.local(workdir, "workdir")
-        path = folder / _METRICS
-        kept = [line for line in _lines(path) if line["step"] <= step]
-        files.write(path, "".join(json.dumps(line) + "\n" for line in kept).encode())
-        self._file = open(path, "a", encoding="utf-8")  # noqa: SIM115 (closed by close)
-        self._board = tensorboardX.SummaryWriter(str(folder / "tensorboard"), purge_step=step + 1)
-
-    def write(self, line: dict[str, Any]) -> None:
-        """Appends a line; its `step` counts finished steps from 1."""
-        self._file.write(json.dumps(line) + "\n")
-        self._file.flush()
-        for key, value in line.items():
-            if key != "step":
-                self._board.add_scalar(key, value, line["step"])
-
-    def close(self) -> None:
-        """Flushes both."""
-        self._file.close()
-        self._board.close()
-
-
-def _lines(path: Path) -> list[dict]:
-    """The whole lines of metrics.jsonl; one that a crash cut short is left out."""
-    if not path.exists():
-        return []
-    lines = []
-    for text in path.read_text("utf-8").split("\n"):
-        try:
-            lines.append(json.loads(text))
-        except json.JSONDecodeError:
-            continue
-    return lines

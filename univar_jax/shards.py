@@ -23,8 +23,8 @@ _AGAIN = "remove the folder and prepare it again"
 _NAME = "univar"
 _HEAD, _FOOT = struct.Struct("<QI"), struct.Struct("<I")
 
-# Where a record lies and how long its views are: all that a batch plan needs, without reading records.
-INDEX = np.dtype([("offset", "<u8"), ("anchor", "<u4"), ("key", "<u4")])
+# Where a record lies, how long its views are and whose: what a host needs of records that another one reads.
+INDEX = np.dtype([("offset", "<u8"), ("anchor", "<u4"), ("key", "<u4"), ("source", "<u4")])
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,7 +55,7 @@ def write(path: Path, pairs: Iterable[Pair], codec: tfds.features.FeaturesDict) 
         for pair in pairs:
             record = _frame(pair, codec)
             file.write(record)
-            entries.append((offset, len(pair.anchor), len(pair.key)))
+            entries.append((offset, len(pair.anchor), len(pair.key), pair.source))
             offset += len(record)
     return np.array(entries, INDEX)
 
@@ -82,7 +82,7 @@ def scan(path: Path, codec: tfds.features.FeaturesDict) -> tuple[np.ndarray, str
     view, entries, offset = memoryview(data), [], 0
     while offset < len(data):
         pair = _parse(view[offset:], _dtype(codec), path, len(entries))
-        entries.append((offset, len(pair.anchor), len(pair.key)))
+        entries.append((offset, len(pair.anchor), len(pair.key), pair.source))
         offset += _HEAD.size + _HEAD.unpack_from(data, offset)[0] + _FOOT.size
     return np.array(entries, INDEX), hashlib.sha256(data).hexdigest()
 
@@ -146,6 +146,8 @@ class Shards:
         data = _read(path)
         if hashlib.sha256(data).hexdigest() != self._entry["index"]["sha256"]:
             raise UserError(f"{path} is not the index that {folder / MANIFEST} names; {_AGAIN}")
+        if len(data) != INDEX.itemsize * sum(entry["records"] for entry in self._entry["shards"]):
+            raise UserError(f"{path} is of another version of univar_jax; {_AGAIN}")
         self.index = np.frombuffer(data, INDEX)
         self._files: dict[int, int] = {}
 
@@ -155,6 +157,10 @@ class Shards:
     def lengths(self) -> np.ndarray:
         """Tokens of each record's views: int [records, 2], anchor and key."""
         return np.stack([self.index["anchor"], self.index["key"]], 1).astype(np.int64)
+
+    def sources_of(self) -> np.ndarray:
+        """Each record's source: int [records]."""
+        return self.index["source"].astype(np.int64)
 
     def read(self, record: int) -> Pair:
         """Record number `record` of the split.

@@ -2,11 +2,12 @@
 
 import dataclasses
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import jax
 import numpy as np
+import orbax.checkpoint as ocp
 from absl import flags
 from etils import epath
 from jax.sharding import Mesh
@@ -20,11 +21,15 @@ from univar_jax import (
     evaluate,
     files,
     flops,
+    hosts,
+    logs,
+    loop,
     models,
     packing,
     programs,
     runs,
     shards,
+    status,
     tokens,
     weights,
 )
@@ -38,7 +43,7 @@ from univar_jax.progress import Progress
 _EVAL_VIEWS, _EVAL_K = 256, 20
 
 
-def train(config: ConfigDict, data: str, workdir: str, model: str = "") -> None:
+def train(config: ConfigDict, data: str, workdir: str, model: str = "", profile: range = range(0)) -> None:
     """Trains, or goes on where RUN's newest checkpoint stands.
 
     Args:
@@ -46,6 +51,7 @@ def train(config: ConfigDict, data: str, workdir: str, model: str = "") -> None:
       data: DATA.
       workdir: RUN.
       model: the encoder to start from; "" = the one that DATA's manifest names.
+      profile: steps, counted from 1, whose trace goes to RUN/profile.
 
     Raises:
       UserError: for what the user can mend, before RUN is touched; a loss that is not finite.
@@ -55,90 +61,77 @@ def train(config: ConfigDict, data: str, workdir: str, model: str = "") -> None:
 
     # -- mesh, shapes of the batches, the run's folder ---------------------------------------------------------
     mesh = meshes.make(config.mesh_data, config.mesh_fsdp)
-    lengths_n2 = pairs.lengths()
-    plan = packing.plan(lengths_n2, config.pairs, total, programs.layout(config, mesh))
+    plan = packing.plan(pairs.lengths(), config.pairs, total, programs.layout(config, mesh))
     params = weights.load(inputs.folder, inputs.encoder)
     digest = weights.digest(params)
     about = runs.check_folder(workdir, config, {"model": inputs.model, "weights": digest}, manifest)
-    identity = about["identity"]
-    graph = programs.graph(config, inputs.encoder, mesh)
-
-    if not runs.is_run(workdir):
+    about["environment"] = status.environment(mesh)
+    hosts.meet("start")  # all have checked RUN: from here on one writes it
+    if hosts.speaks() and not runs.is_run(workdir):
         runs.describe(workdir, about)  # first of all: a RUN without it is nobody's
     with runs.manager(workdir, config.keep) as checkpoints:
         start = checkpoints.latest_step() or 0
         if start >= total:
-            print(f"{workdir} is finished and the same: {start} of {total} steps", flush=True)
+            hosts.say(f"{workdir} is finished and the same: {start} of {total} steps")
             return
-        runs.describe(workdir, about)  # again: the machine's keys may be others now
-        _say_start(config, inputs, digest, mesh, plan, start, identity)
-
-        # -- state on the mesh, from the encoder or from the newest checkpoint; the programs --------------------
-        programs.cache()
-        state = jax.jit(lambda p: steps_.init(config, p))(params)
-        shardings = meshes.state(mesh, state)
-        state = jax.device_put(state, shardings)
-        del params  # the copy that counts is on the mesh
-        if start:
-            state = runs.restore(checkpoints, start, state, shardings, identity)
-        began = time.monotonic()
-        updates = programs.compile_all(graph, config, plan, mesh, state)
-        print(f"compiled {len(updates)} program(s) in {time.monotonic() - began:.1f} s", flush=True)
-
-        # -- the loop ------------------------------------------------------------------------------------------
-        scores = _evaluation(inputs, encode.embedder(graph, mesh))
-        feed = batches.feed(pairs, range(start, total), config.pairs, plan, mesh)
-        save = lambda n, state: runs.save(checkpoints, n, state, identity)  # noqa: E731
-        log = runs.Log(workdir, start)
-        try:
-            kinds = [device.device_kind for device in mesh.devices.flat]
-            ideal_n = flops.ideal_seconds(inputs.encoder, config, lengths_n2, kinds)
-            progress = Progress(log, config, lengths_n2, plan.slots(), range(start, total), ideal_n)
-            update = lambda n, state, batch: updates[plan.shape_n[n]](state, batch)  # noqa: E731
-            _loop(config, update, state, feed, range(start, total), progress, scores, save)
-        finally:
-            log.close()
-    print(f"finished {total} steps: {workdir}", flush=True)
+        if hosts.speaks():
+            runs.describe(workdir, about)  # again: the machine's keys may be others now
+        _say_start(config, inputs, digest, mesh, plan, start, about["identity"])
+        ended = _run(config, inputs, workdir, mesh, plan, params, checkpoints, start, about["identity"], profile)
+    if ended < total:
+        hosts.say(f"SIGTERM: saved after step {ended} of {total}; the same command goes on from there")
+    else:
+        hosts.say(f"finished {total} steps: {workdir}")
+    status.tell(workdir, total, "finished" if ended == total else "stopped by SIGTERM")
 
 
-def _loop(
+def _run(
     config: ConfigDict,
-    update: Callable,
-    state: steps_.State,
-    feed: Iterator[batches.Batch],
-    steps: range,
-    progress: Progress,
-    scores: Callable[[dict], dict],
-    save: Callable[[int, steps_.State], None],
-) -> None:
-    """Runs the steps.
+    inputs: "Inputs",
+    workdir: str,
+    mesh: Mesh,
+    plan: packing.Plan,
+    params: dict,
+    checkpoints: ocp.CheckpointManager,
+    start: int,
+    identity: str,
+    profile: range,
+) -> int:
+    """State on the mesh, programs, and the loop from `start`; steps that are finished at its end."""
+    tell = lambda doing: status.tell(workdir, inputs.total, doing)  # noqa: E731
+    tell("restoring" if start else "preparing the state")
+    programs.cache()
+    shardings = meshes.state(mesh, jax.eval_shape(lambda p: steps_.init(config, p), params))
+    state = jax.jit(lambda p: steps_.init(config, p), out_shardings=shardings)(params)
+    del params  # the copy that counts is on the mesh
+    if start:
+        state = runs.restore(checkpoints, start, state, shardings, identity)
+    tell("compiling")
+    began, graph = time.monotonic(), programs.graph(config, inputs.encoder, mesh)
+    updates = programs.compile_all(graph, config, plan, mesh, state)
+    hosts.say(f"compiled {len(updates)} program(s) in {time.monotonic() - began:.1f} s")
+    hosts.meet("first step")
 
-    The order matters: a step is finished before it is scored, scored before it is saved, and saved before the
-    next batch is taken, so that a checkpoint, its metrics and its place in the data belong together.
-    """
-    saved = time.monotonic()
-    for n in range(steps.start + 1, steps.stop + 1):  # finished steps, counted from 1
-        asked = time.monotonic()
-        batch = next(feed)
-        waited = time.monotonic() - asked
-        # A copy between host and device that nobody wrote down would stall every step: here it is an error.
-        with jax.transfer_guard("disallow"):
-            state, metrics = update(n - 1, state, batch)
-        last = n == steps.stop
-        score = last or (config.eval_every_steps and n % config.eval_every_steps == 0)
-        minutes = (time.monotonic() - saved) / 60
-        due = last or (config.save_every_steps and n % config.save_every_steps == 0)
-        due = due or (config.save_every_minutes and minutes >= config.save_every_minutes)
-        # One step stays in flight while the host prepares the next; its numbers come one step late.
-        progress.add(n, metrics, waited)
-        if score:
-            progress.retire(lambda: scores(state["params"]["encoder"]))  # noqa: B023 (called at once)
-        if due:
-            progress.retire()
-            save(n, state)
-            saved = time.monotonic()
-        if score or due:
-            progress.restart()
+    steps, lengths_n2 = range(start, inputs.total), inputs.pairs.lengths()
+    log = logs.Log(workdir, start)
+    try:
+        kinds = [device.device_kind for device in mesh.devices.flat]
+        ideal_n = flops.ideal_seconds(inputs.encoder, config, lengths_n2, kinds)
+        progress = Progress(log, config, lengths_n2, plan.slots(), steps, ideal_n)
+        calls = loop.Run(
+            update=lambda n, state, batch: updates[plan.shape_n[n]](state, batch),
+            scores=_evaluation(inputs, encode.embedder(graph, mesh)),
+            save=lambda n, state, scores: runs.save(checkpoints, n, state, identity, scores),
+            tell=tell,
+            profile=profile,
+            trace=files.local(workdir, "workdir") / "profile",
+        )
+        feed = batches.feed(inputs.pairs, steps, config.pairs, plan, mesh)
+        ended = loop.run(config, calls, state, feed, steps, progress)
+        runs.wait(checkpoints)
+        return ended
+    finally:
+        log.close()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -225,6 +218,16 @@ def _evaluation(inputs: Inputs, vectors: Callable) -> Callable[[dict], dict[str,
     return scores
 
 
+def _profiled(words: str) -> range:
+    """FIRST:LAST as steps."""
+    if not words:
+        return range(0)
+    first, colon, last = words.partition(":")
+    if not (colon and first.isdigit() and last.isdigit() and 0 < int(first) <= int(last)):
+        raise UserError(f"--profile_steps={words} is not FIRST:LAST, two steps counted from 1, such as 10:15")
+    return range(int(first), int(last) + 1)
+
+
 def _say_start(
     config: ConfigDict, inputs: Inputs, digest: str, mesh: Mesh, plan: packing.Plan, start: int, identity: str
 ) -> None:
@@ -251,7 +254,7 @@ def _say_start(
         "seed": f"{config.seed}, run {identity[:8]}",
     }
     for key, value in lines.items():
-        print(f"{key:8s} {value}", flush=True)
+        hosts.say(f"{key:8s} {value}")
 
 
 if __name__ == "__main__":
@@ -259,10 +262,18 @@ if __name__ == "__main__":
     flags.DEFINE_string("workdir", None, "The run's folder: checkpoints, metrics.jsonl, TensorBoard, config.json.")
     flags.DEFINE_string("encoder", "", "The encoder to start from; empty = the one that DATA was prepared for.")
     CONFIG = config_flags.DEFINE_config_file("config", None, "The run's config; the same that prepare had.")
+    flags.DEFINE_boolean("status", False, "Only say what the run of --workdir is at.")
+    flags.DEFINE_string("profile_steps", "", "FIRST:LAST, steps whose trace goes to RUN/profile, for TensorBoard.")
+    hosts.define_flags()
     bill.define_flags()
 
     def _main(f: flags.FlagValues) -> None:
+        if f.status:
+            cli.require(f, "workdir")
+            print(status.show(f.workdir))
+            return
         programs.keep_memory()
+        hosts.join(f.coordinator, f.num_processes, f.process_id)
         config = configs.complete(CONFIG.value)
         if bill.wanted(f):
             manifest, pairs, total = _records(config, f.data) if f.data else ({}, None, 0)
@@ -270,6 +281,6 @@ if __name__ == "__main__":
             bill.dry_run(config, f, model, pairs.lengths() if pairs else None, total)
         else:
             cli.require(f, "data", "workdir")
-            train(config, f.data, f.workdir, f.encoder)
+            train(config, f.data, f.workdir, f.encoder, _profiled(f.profile_steps))
 
     cli.run(_main)

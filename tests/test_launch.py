@@ -1,0 +1,105 @@
+"""The launchers, as far as they go without their clusters."""
+
+import os
+import stat
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from tests.conftest import ROOT
+
+# Two tasks of one step, with the variables that SLURM gives them.
+SRUN = """#!/usr/bin/env bash
+while [[ $1 == --* ]]; do shift; done
+export SLURM_JOB_ID=7 SLURM_NTASKS=2 SLURM_STEP_NUM_TASKS=2 SLURM_STEP_NODELIST=localhost SLURM_JOB_NUM_NODES=1
+SLURM_PROCID=0 SLURM_LOCALID=0 "$@" & first=$!
+SLURM_PROCID=1 SLURM_LOCALID=1 "$@" & second=$!
+wait $first && wait $second
+"""
+
+
+@pytest.fixture
+def commands(tmp_path):
+    """A folder for PATH; commands(name, script) puts a command there."""
+    folder = tmp_path / "bin"
+    folder.mkdir()
+
+    def put(name: str, script: str) -> Path:
+        path = folder / name
+        path.write_text(script)
+        path.chmod(path.stat().st_mode | stat.S_IXUSR)
+        return folder
+
+    return put
+
+
+@pytest.mark.slow
+def test_the_slurm_script_runs_two_tasks_as_one_run(tmp_path, commands, tiny_data):
+    commands("srun", SRUN)
+    commands("scontrol", f"#!/bin/sh\necho $@ > {tmp_path}/requeued\n")
+    folder = commands("python", f'#!/bin/sh\nexec {sys.executable} "$@"\n')
+    folder.joinpath("activate").write_text("")
+    (tmp_path / "config.py").write_text(
+        "from univar_jax import config\n\n\ndef get_config():\n    values = config.defaults()\n"
+        "    values.update({'max_qas': 2, 'max_tokens': 128, 'pairs': 16, 'epochs': 1, 'lr': 1e-3, 'warmup_steps': 2,\n"
+        "        'log_every_steps': 1, 'steps': 3})\n    return values\n"
+    )
+    env = os.environ | {"PATH": f"{folder}:{os.environ['PATH']}", "VENV": str(tmp_path), "DATA": str(tiny_data)}
+    env |= {"RUN": str(tmp_path / "run"), "CONFIG": str(tmp_path / "config.py"), "SLURM_JOB_ID": "7"}
+    env["XLA_FLAGS"] = "--xla_force_host_platform_device_count=2"
+    run = subprocess.run(
+        ["bash", "launch/slurm.sbatch"], cwd=ROOT, env=env, capture_output=True, text=True, check=False
+    )
+    assert run.returncode == 0, run.stderr
+    assert "2 process(es)" in run.stdout and "finished 3 steps" in run.stdout
+    assert not (tmp_path / "requeued").exists()
+
+
+def test_the_slurm_script_requeues_what_is_not_finished(tmp_path, commands):
+    commands("srun", "#!/bin/sh\nexit 0\n")
+    commands("scontrol", f"#!/bin/sh\necho $@ > {tmp_path}/requeued\n")
+    folder = commands("python", "#!/bin/sh\necho 'now      stopped by SIGTERM'\n")
+    folder.joinpath("activate").write_text("")
+    env = os.environ | {"PATH": f"{folder}:{os.environ['PATH']}", "VENV": str(tmp_path), "SLURM_JOB_ID": "7"}
+    env |= {"DATA": "data", "RUN": "run", "CONFIG": "config"}
+    subprocess.run(["bash", "launch/slurm.sbatch"], cwd=ROOT, env=env, check=True)
+    assert (tmp_path / "requeued").read_text() == "requeue 7\n"
+
+
+def test_the_tpu_script_says_its_commands(tmp_path):
+    given = {"DRY": "1", "NAME": "n", "TYPE": "v5litepod-16", "ZONE": "z", "CONFIG": "c.py", "DATA": "/d", "RUN": "/r"}
+    command = ["bash", "launch/tpu_vm.sh", "--config.keep=5"]
+    said = subprocess.run(command, cwd=ROOT, env=os.environ | given, capture_output=True, text=True, check=True).stdout
+    create, copy, install, train = said.splitlines()
+    assert (
+        "queued-resources create n --node-id=n --zone=z --accelerator-type=v5litepod-16" in create
+        and "--spot" in create
+    )
+    assert "tpu-vm scp" in copy and "--worker=all" in copy
+    assert "univar\\[tpu\\]" in install.replace("\\\\", "\\") or "univar[tpu]" in install
+    assert "--worker=all" in train
+    for word in ("--config=c.py", "--data=/d", "--workdir=/r", "--config.keep=5"):
+        assert word in train.replace("\\", "")
+
+
+def test_the_jobset_names_each_host_once_and_gives_time_to_save():
+    job = yaml.safe_load((ROOT / "launch" / "gke.yaml").read_text())
+    assert (job["apiVersion"], job["kind"]) == ("jobset.x-k8s.io/v1alpha2", "JobSet")
+    [replicated] = job["spec"]["replicatedJobs"]
+    spec = replicated["template"]["spec"]
+    pod = spec["template"]["spec"]
+    [container] = pod["containers"]
+    rows, columns = map(int, pod["nodeSelector"]["cloud.google.com/gke-tpu-topology"].split("x"))
+    assert (
+        spec["parallelism"]
+        == spec["completions"]
+        == rows * columns // container["resources"]["limits"]["google.com/tpu"]
+    )
+    assert pod["terminationGracePeriodSeconds"] >= 60
+    assert pod["restartPolicy"] == "Never" and spec["backoffLimit"] == 0  # the JobSet restarts all hosts together
+    script = container["args"][0]
+    subprocess.run(["bash", "-n", "-c", script], check=True)
+    assert {mount["name"] for mount in container["volumeMounts"]} <= {volume["name"] for volume in pod["volumes"]}
