@@ -27,6 +27,6 @@ until [[ -n ${DRY:-} ]] || [[ $(gcloud compute tpus queued-resources describe "$
   sleep 30
 done
 run gcloud compute tpus tpu-vm scp --recurse --zone="$ZONE" --worker=all univar_jax configs setup.py README.md "$NAME:~/univar"
-ssh_all "python3 -m venv ~/venv && ~/venv/bin/pip install --quiet '~/univar[tpu]'"
+ssh_all "python3 -m venv ~/venv && ~/venv/bin/pip install --quiet ~/univar'[tpu]'"
 words=$(printf '%q ' --config="$CONFIG" --data="$DATA" --workdir="$RUN" "$@")
 ssh_all "cd ~/univar && ~/venv/bin/python -m univar_jax.train $words"

@@ -14,7 +14,7 @@ from tests.conftest import ROOT
 # Two tasks of one step, with the variables that SLURM gives them.
 SRUN = """#!/usr/bin/env bash
 while [[ $1 == --* ]]; do shift; done
-export SLURM_JOB_ID=7 SLURM_NTASKS=2 SLURM_STEP_NUM_TASKS=2 SLURM_STEP_NODELIST=localhost SLURM_JOB_NUM_NODES=1
+export SLURM_JOB_ID=7 SLURM_NTASKS=2 SLURM_STEP_NUM_TASKS=2 SLURM_STEP_NODELIST=localhost SLURM_STEP_NUM_NODES=1
 SLURM_PROCID=0 SLURM_LOCALID=0 "$@" & first=$!
 SLURM_PROCID=1 SLURM_LOCALID=1 "$@" & second=$!
 wait $first && wait $second

@@ -23,6 +23,7 @@ class Run:
       scores: the encoder's parameters → eval/… numbers.
       save: starts saving (finished steps, state, scores).
       tell: says in RUN/status.json what the run is at.
+      stop: whether to save and end after this step.
       profile: steps, counted from 1, that are traced into `trace`; an empty range = none.
       trace: a folder.
     """
@@ -31,6 +32,7 @@ class Run:
     scores: Callable[[dict], dict[str, float]]
     save: Callable[[int, steps_.State, dict[str, float]], None]
     tell: Callable[[str], None]
+    stop: Callable[[int], bool]
     profile: range
     trace: Path
 
@@ -45,7 +47,7 @@ def run(
     """
     saved = time.monotonic()
     calls.tell("the first step")
-    with hosts.Stop() as stop, contextlib.ExitStack() as traced:
+    with contextlib.ExitStack() as traced:
         for n in range(steps.start + 1, steps.stop + 1):  # finished steps, counted from 1
             asked = time.monotonic()
             batch = next(feed)
@@ -60,7 +62,7 @@ def run(
             if n == calls.profile.stop - 1:
                 progress.retire()
                 traced.close()
-            ended = stop.wanted(n)
+            ended = calls.stop(n)
             last = n == steps.stop
             score = last or _due(n, config.eval_every_steps)
             due = last or ended or _due(n, config.save_every_steps) or _late(n, saved, config)

@@ -69,7 +69,7 @@ def train(config: ConfigDict, data: str, workdir: str, model: str = "", profile:
     hosts.meet("start")  # all have checked RUN: from here on one writes it
     if hosts.speaks() and not runs.is_run(workdir):
         runs.describe(workdir, about)  # first of all: a RUN without it is nobody's
-    with runs.manager(workdir, config.keep) as checkpoints:
+    with runs.manager(workdir, config.keep) as checkpoints, hosts.Stop() as stop:
         start = checkpoints.latest_step() or 0
         if start >= total:
             hosts.say(f"{workdir} is finished and the same: {start} of {total} steps")
@@ -77,7 +77,7 @@ def train(config: ConfigDict, data: str, workdir: str, model: str = "", profile:
         if hosts.speaks():
             runs.describe(workdir, about)  # again: the machine's keys may be others now
         _say_start(config, inputs, digest, mesh, plan, start, about["identity"])
-        ended = _run(config, inputs, workdir, mesh, plan, params, checkpoints, start, about["identity"], profile)
+        ended = _run(config, inputs, workdir, mesh, plan, params, checkpoints, start, about["identity"], profile, stop)
     if ended < total:
         hosts.say(f"SIGTERM: saved after step {ended} of {total}; the same command goes on from there")
     else:
@@ -96,6 +96,7 @@ def _run(
     start: int,
     identity: str,
     profile: range,
+    stop: hosts.Stop,
 ) -> int:
     """State on the mesh, programs, and the loop from `start`; steps that are finished at its end."""
     tell = lambda doing: status.tell(workdir, inputs.total, doing)  # noqa: E731
@@ -123,6 +124,7 @@ def _run(
             scores=_evaluation(inputs, encode.embedder(graph, mesh)),
             save=lambda n, state, scores: runs.save(checkpoints, n, state, identity, scores),
             tell=tell,
+            stop=stop.wanted,
             profile=profile,
             trace=files.local(workdir, "workdir") / "profile",
         )
