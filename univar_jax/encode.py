@@ -13,7 +13,9 @@ from univar_jax import encoder, mesh, packing
 # Slots of a batch: enough to keep a device busy, few enough for a laptop's memory.
 _SLOTS = 4096
 # Shortest row, and most views in one: short views share a row, longer ones get rows of twice the tokens.
-_ROW, _SEGMENTS = 256, 32
+_ROW, _SEGMENTS = 128, 32
+# A last batch is as many such parts of a whole one as it needs: its shape is one more to compile.
+_PARTS = 8
 
 
 def embedder(graph: nnx.GraphDef, devices: Mesh) -> Callable[[dict, Sequence[np.ndarray]], np.ndarray]:
@@ -44,9 +46,12 @@ def _packed(ids: Sequence[np.ndarray], devices: int) -> Iterator[tuple[np.ndarra
         members = np.flatnonzero(width_n == width)
         rows = packing.pack([len(ids[m]) for m in members], width, _SEGMENTS)
         count = max(1, _SLOTS // width)
-        group = packing.Group(count + -count % devices, width, _SEGMENTS)
-        for i in range(0, len(rows), group.rows):
-            some = rows[i : i + group.rows]
+        count += -count % devices
+        part = max(1, count // _PARTS)
+        part += -part % devices
+        for i in range(0, len(rows), count):
+            some = rows[i : i + count]
+            group = packing.Group(min(count, len(some) + -len(some) % part), width, _SEGMENTS)
             here = members[np.concatenate(some)]
             bounds = np.cumsum([0] + [len(row) for row in some])
             laid = [range(a, b) for a, b in itertools.pairwise(bounds)]

@@ -7,7 +7,7 @@ from tests.benchmarks import ways
 
 def table(found: dict) -> str:
     """Markdown of everything that was measured."""
-    parts = [f"{found['machine']}; `{found['qa']}`, {found['pairs']} pairs, float32, {found['steps']} steps each."]
+    parts = [f"{found['machine']}; `{found['qa']}`, float32, {found['steps']} counted steps each."]
     parts += [_training(part) for part in found.get("train", [])]
     if "embed" in found:
         parts.append(_embedding(found["embed"]))
@@ -22,7 +22,7 @@ def table(found: dict) -> str:
 
 def _training(part: dict) -> str:
     lines = [
-        f"Training, {part['name']} at {part['cap']} tokens (first losses within "
+        f"Training, {part['name']} at {part['cap']} tokens, {part['pairs']} pairs (first losses within "
         f"{max(part['first_losses'].values()) - min(part['first_losses'].values()):.0e}; prepared "
         f"{part['prepare']['records']:,} records in {part['prepare']['seconds']:.1f} s):",
         "",
