@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -67,17 +68,17 @@ def ended(processes):
     return found
 
 
+@pytest.mark.slow
 def test_two_processes_give_one_runs_losses_and_another_mesh_goes_on(tmp_path, start):
     (said, _), (quiet, _) = ended(start(2, 4, tmp_path / "two", "--config.mesh_fsdp=2"))
     assert "2 process(es)" in said
-    assert "finished 8 steps" in said and quiet == ""
+    assert "finished 8 steps" in said
+    assert [line for line in quiet.splitlines() if not line.startswith("[Gloo]")] == []
     ended(start(1, 8, tmp_path / "one"))
     two, one = metrics(tmp_path / "two"), metrics(tmp_path / "one")
     assert [line["step"] for line in two] == list(range(1, 9))
     np.testing.assert_allclose([x["loss"] for x in two], [x["loss"] for x in one], atol=1e-5)
     # From the checkpoint of step 4, saved by two processes of four devices, one of two devices goes on.
-    import shutil
-
     shutil.rmtree(tmp_path / "two" / "checkpoints" / "8")
     ended(start(1, 2, tmp_path / "two"))
     again = metrics(tmp_path / "two")
@@ -85,7 +86,7 @@ def test_two_processes_give_one_runs_losses_and_another_mesh_goes_on(tmp_path, s
     np.testing.assert_allclose([x["loss"] for x in again], [x["loss"] for x in one], atol=1e-4)
 
 
-@pytest.mark.parametrize("count", [1, 2])
+@pytest.mark.parametrize("count", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_sigterm_to_one_saves_everywhere_at_one_step(tmp_path, start, count):
     processes = start(count, 2, tmp_path / "run")
     while not (tmp_path / "run" / "metrics.jsonl").exists() or not metrics(tmp_path / "run"):
@@ -154,6 +155,7 @@ def test_flags_of_processes_go_together(given):
         hosts.join("a:1", 2, 2)
 
 
+@pytest.mark.slow
 def test_a_trace_is_written_of_the_steps_that_were_asked_for(tmp_path, tiny_data, tiny_config):
     config = tiny_config.copy_and_resolve_references()
     config.unlock()

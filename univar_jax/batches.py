@@ -85,15 +85,9 @@ def feed(shards: Shards, steps: range, pairs: int, plan: Plan, mesh: Mesh) -> It
     reads those of its own rows; of the others their lengths are enough.
     """
 
-    lengths_n2, source_n = shards.lengths(), shards.sources_of()
-
     def batch(step: int) -> Batch:
         numbers, shape = range(step * pairs, (step + 1) * pairs), plan.shapes[plan.shape_n[step]]
-        needed = _own(lengths_n2[numbers], plan.layout, shape, mesh)
-        made = [
-            shards.read(i) if here else Pair(*(np.zeros(n, np.int32) for n in lengths_n2[i]), source_n[i])
-            for i, here in zip(numbers, needed, strict=True)
-        ]
+        made = _read(shards, numbers, plan.layout, shape, mesh)
         return meshes.place(compose(made, plan.layout, shape), shardings(mesh, len(shape)))
 
     with ThreadPoolExecutor(1, "feed") as thread:
@@ -104,13 +98,15 @@ def feed(shards: Shards, steps: range, pairs: int, plan: Plan, mesh: Mesh) -> It
             yield ahead.pop(0).result()
 
 
-def _own(lengths_n2: np.ndarray, layout: Layout, shape: Shape, mesh: Mesh) -> np.ndarray:
-    """Which of a step's pairs have a view in rows of this process's devices: bool [pairs]."""
-    pairs = len(lengths_n2)
+def _read(shards: Shards, numbers: range, layout: Layout, shape: Shape, mesh: Mesh) -> list[Pair]:
+    """A step's records; of those without a view in rows of this process's devices only lengths and source are right."""
     if jax.process_count() == 1:
-        return np.ones(pairs, bool)
-    needed_v = np.zeros(2 * pairs, bool)
+        return [shards.read(i) for i in numbers]
+    lengths_n2, source_n = shards.lengths()[numbers], shards.sources_of()[numbers]
+    needed_v = np.zeros(lengths_n2.size, bool)
     for rows, group in zip(packing.arrange(lengths_n2.T.ravel().tolist(), layout), shape, strict=True):
         for part, *_ in meshes.rows(mesh).addressable_devices_indices_map((group.rows, group.tokens)).values():
             needed_v[[view for row in rows[part] for view in row]] = True
-    return needed_v.reshape(2, pairs).any(axis=0)
+    needed_n = needed_v.reshape(2, -1).any(axis=0)
+    blank = lambda n: Pair(*(np.zeros(length, np.int32) for length in lengths_n2[n]), source_n[n])  # noqa: E731
+    return [shards.read(i) if needed_n[n] else blank(n) for n, i in enumerate(numbers)]
