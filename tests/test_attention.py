@@ -165,11 +165,12 @@ def test_remat_of_all_but_linear_maps_changes_nothing_but_memory():
         return compiled(params), compiled.memory_analysis().temp_size_in_bytes
 
     (kept, much), (again, little) = gradient("none"), gradient("dots")
-    assert little < 0.7 * much
+    assert little < 0.75 * much
     for a, b in zip(jax.tree.leaves(kept), jax.tree.leaves(again), strict=True):
         assert np.allclose(a, b, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_training_with_splash_is_training_with_xla(tiny_data, tiny_config, tmp_path):
     found = {}
     for kernel in ("xla", "splash"):
