@@ -1,4 +1,4 @@
-"""The only loop: batches → step → metrics, checkpoints and a k-NN on held-out questions."""
+"""A run from its inputs to its end: what it starts from, checked; state and programs; then the loop."""
 
 import dataclasses
 import time
