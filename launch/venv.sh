@@ -9,8 +9,9 @@ venv() {
     [[ -x $home/bin/python ]] || "${PYTHON:-python3}" -m venv "$home"
     pip=("$home/bin/python" -m pip install --quiet --disable-pip-version-check)
     # PyPI's torch for Linux is the CUDA build of several GB; the index of CPU builds goes first where it can be
-    # reached. On its own: pip asks every index for every package.
-    "${pip[@]}" --quiet --retries 0 --timeout 10 --extra-index-url https://download.pytorch.org/whl/cpu "torch>=2.13,<2.14"
+    # reached. On its own: pip asks every index for every package. Beam's venv needs none.
+    [[ $extra == beam ]] || "${pip[@]}" --quiet --retries 0 --timeout 10 \
+      --extra-index-url https://download.pytorch.org/whl/cpu "torch>=2.13,<2.14"
     "${pip[@]}" --editable ".[$extra]"
     touch "$stamp"
     echo "installed in $((SECONDS - began)) s"

@@ -38,13 +38,13 @@ def test_a_folder_is_whole_or_not_there(tmp_path):
 
 def test_where_nothing_can_be_renamed_the_marker_comes_last(tmp_path, monkeypatch):
     order = []
-    copy = epath.Path(tmp_path).__class__.write_bytes
-    monkeypatch.setattr(epath.Path(tmp_path).__class__, "write_bytes", lambda p, d: (order.append(p.name), copy(p, d)))
+    kind = epath.Path(tmp_path).__class__
+    opened = kind.open
+    monkeypatch.setattr(kind, "open", lambda p, mode: (order.append((p.name, mode)), opened(p, mode))[1])
     aside = tmp_path / "aside"
     (aside / "deep").mkdir(parents=True)
     for name in ("a_marker", "b", "deep/c"):
         (aside / name).write_text(name)
-    order.clear()
-    files._copy(aside, epath.Path(tmp_path / "bucket"), last="a_marker")
-    assert order[-1] == "a_marker" and len(order) == 3
+    files.copy_folder(aside, epath.Path(tmp_path / "bucket"), last="a_marker")
+    assert sorted(order[:2]) == [("b", "wb"), ("c", "wb")] and order[2:] == [("a_marker", "wb")]
     assert (tmp_path / "bucket" / "deep" / "c").read_text() == "deep/c"

@@ -5,6 +5,7 @@ import contextlib
 import csv
 import re
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -276,7 +277,7 @@ def test_killed_at_any_file_and_started_again_gives_the_same_bytes(data, qa_file
 @pytest.mark.parametrize("keep", [".index", ".json", ".npy"])
 def test_killed_while_tidying_up_and_started_again_gives_the_same_bytes(data, qa_file, tmp_path, monkeypatch, keep):
     def half(parts):
-        for path in parts.iterdir():
+        for path in Path(parts).iterdir():
             if path.suffix != keep:
                 path.unlink()
         raise Killed

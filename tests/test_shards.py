@@ -42,10 +42,9 @@ def write_folder(folder, splits, dtype=np.uint16):
         entries, index = [], b""
         for number, part in enumerate(parts):
             path = folder / shards.file_name(name, number, len(parts))
-            index += shards.write(path, part, codec(dtype)).tobytes()
-            data = path.read_bytes()
-            sha256 = hashlib.sha256(data).hexdigest()
-            entries.append({"file": path.name, "records": len(part), "bytes": len(data), "sha256": sha256})
+            entries_of, written = shards.write(path, part, codec(dtype))
+            index += entries_of.tobytes()
+            entries.append({"file": path.name, "records": len(part), **written})
         (folder / f"index-{name}.bin").write_bytes(index)
         index_entry = {"file": f"index-{name}.bin", "sha256": hashlib.sha256(index).hexdigest()}
         manifest["splits"][name] = {"index": index_entry, "shards": entries}
@@ -92,7 +91,7 @@ def test_the_crc_of_this_test_is_the_published_one():
 
 def test_a_shard_is_a_tfrecord_file(tmp_path):
     path = tmp_path / "shard"
-    index = shards.write(path, some_pairs(3), codec())
+    index, _ = shards.write(path, some_pairs(3), codec())
     data, records = path.read_bytes(), []
     while data:
         length = struct.unpack("<Q", data[:8])[0]
@@ -186,13 +185,27 @@ def test_every_cut_of_a_shard_is_found_with_file_and_record(three):
         if length not in (0, second):
             with pytest.raises(UserError, match=f"{path} record {int(length > second)}: cut short"):
                 shards.scan(path, codec())
-        with pytest.raises(UserError, match=f"{path} record 1: cut short"):
+        with pytest.raises(UserError, match=f"{path} record {int(length >= second)}: cut short"):
             opened(folder).read(9)
 
 
-def test_a_flipped_byte_is_found_by_who_reads_that_record(three):
+def test_a_shard_is_checked_as_a_whole_before_any_of_its_records_is_used(three, tmp_path):
+    folder, _ = three
+    path = folder / shards.file_name("train", 1, 3)
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-5] + bytes([whole[-5] ^ 1]) + whole[-4:])
+    with pytest.raises(UserError, match=f"{path} record 3: its crc does not match"):
+        opened(folder).read(4)
+    other = write_folder(tmp_path / "other", {"train": some_pairs(10, seed=5)})
+    shutil.copy(other / path.name, folder)
+    with pytest.raises(UserError, match=f"{path}: whole records, but of another prepare"):
+        opened(folder).read(4)
+
+
+def test_a_byte_flipped_later_is_found_by_who_reads_that_record(three):
     folder, splits = three
     path, found = folder / shards.file_name("train", 1, 3), opened(folder)
+    found.read(7)  # the whole shard was checked here
     data = bytearray(path.read_bytes())
     data[int(found.index["offset"][6]) + 20] ^= 1
     path.write_bytes(data)
@@ -229,13 +242,15 @@ def test_a_manifest_that_still_parses_is_not_believed_either(three):
         shards.verify(str(folder))
 
 
-def test_a_missing_shard_is_named_when_read(three):
+def test_a_missing_shard_is_named_at_the_start_or_when_read(three):
     folder, _ = three
-    path = folder / shards.file_name("train", 1, 3)
+    path, found = folder / shards.file_name("train", 2, 3), opened(folder)
+    found.read(0)
     path.unlink()
-    opened(folder).read(0)
     with pytest.raises(UserError, match=f"{path} is missing"):
-        opened(folder).read(4)
+        found.read(8)
+    with pytest.raises(UserError, match=f"{path} is missing"):
+        opened(folder)
 
 
 def test_the_index_of_another_folder_is_refused(three, tmp_path):

@@ -7,7 +7,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 import pytest
 
-from univar_jax import runs
+from univar_jax import checkpoints, runs
 from univar_jax.cli import UserError
 from univar_jax.train import train
 
@@ -42,15 +42,15 @@ def whole(config, tiny_data, tmp_path_factory):
 
 def interrupted(monkeypatch, step):
     """Ends the loop as a crash would, after `step` was saved."""
-    save = runs.save
+    save = checkpoints.save
 
-    def dies(checkpoints, finished, *rest):
-        save(checkpoints, finished, *rest)
+    def dies(store, finished, *rest):
+        save(store, finished, *rest)
         if finished == step:
-            checkpoints.wait_until_finished()
+            store.wait_until_finished()
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(runs, "save", dies)
+    monkeypatch.setattr(checkpoints, "save", dies)
 
 
 def test_stop_and_go_on_is_bit_identical(config, tiny_data, whole, tmp_path, monkeypatch):

@@ -10,7 +10,6 @@ import json
 import math
 import re
 import time
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -77,11 +76,11 @@ def dry_run(
     """
     if not model:
         raise UserError("--encoder is missing, and no --data names one; give a folder with config.json, or minilm")
-    outs = [Path(values.bill).expanduser()] if values.bill else []
+    outs = [files.place(values.bill, "bill")] if values.bill else []
     if values.workdir:
         if not runs.is_run(values.workdir):
-            runs.check_free(files.local(values.workdir, "workdir"))
-        outs.append(files.local(values.workdir, "workdir") / runs.BILL)
+            runs.check_free(files.place(values.workdir, "workdir"))
+        outs.append(files.place(values.workdir, "workdir") / runs.BILL)
     # First of all that has to do with jax: it says which devices this process computes on.
     devices = topology.devices(values.topology) if values.topology else None
     architecture = models.read_config(models.folder(model))
@@ -259,7 +258,7 @@ def _size(size: int) -> str:
     return f"{size / _GIB:.2f} GiB" if size >= _GIB / 100 else f"{size / 2**20:.2f} MiB"
 
 
-def write(bill: dict, path: Path) -> None:
+def write(bill: dict, path: files.Place) -> None:
     """The bill as JSON; equal bills are equal bytes."""
     kept = {key: value for key, value in bill.items() if key != "seconds"}
     path.parent.mkdir(parents=True, exist_ok=True)

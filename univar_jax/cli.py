@@ -11,6 +11,8 @@ from absl import app, flags, logging
 # What the system refuses and the user can mend; any other OSError is a fault of ours.
 _USERS_ERRNO = (errno.EACCES, errno.EPERM, errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.ENOTDIR, errno.EEXIST)
 _USERS_ERRNO += (errno.EISDIR, errno.ENAMETOOLONG)
+# What the clients of buckets raise when there is no key, no right, no bucket or no network.
+_BUCKETS = ("botocore", "aiobotocore", "gcsfs", "google", "aiohttp")
 
 
 class UserError(Exception):
@@ -47,10 +49,12 @@ def run(stage: Callable[[flags.FlagValues], int | None]) -> None:
             return stage(flags.FLAGS)
         except UserError as error:
             _exit(error)
-        except OSError as error:
-            if error.errno not in _USERS_ERRNO:
+        except Exception as error:
+            if type(error).__module__.partition(".")[0] in _BUCKETS:  # each client has a dozen kinds of its own
+                _exit(UserError(f"a bucket could not be used: {one_line(error)[:200]}; mend that and run again"))
+            if not isinstance(error, OSError) or error.errno not in _USERS_ERRNO:
                 raise
-            _exit(UserError(f"{error.filename or 'a file'}: {error.strerror}; mend that and run again"))
+            _exit(UserError(f"{error.filename or one_line(error)}: {error.strerror}; mend that and run again"))
 
     app.run(main, flags_parser=parse)
 

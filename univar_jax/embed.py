@@ -89,7 +89,7 @@ def embed(
     facts = {"files": answers.files, "weights": digest, "per_view": qas_per_view, "cap": cap, "seed": seed}
     facts |= {"dims": dims} if dims else {}  # left out where all are wanted: files of earlier versions stay finished
     inputs = configs.digest(facts | {"holdout": loaded.holdout})
-    path = files.local(out, "out")
+    path = files.place(out, "out")
     if _finished(path, inputs):
         return
     columns = _columns(answers, loaded.holdout)
@@ -195,13 +195,14 @@ def _table(
     return pa.table(table)
 
 
-def _finished(path: Path, inputs: str) -> bool:
+def _finished(path: files.Place, inputs: str) -> bool:
     if path.is_dir():
         raise UserError(f"--out={path} is a folder; give the name of a Parquet file")
     if not path.exists():
         return False
     try:
-        there = (pq.read_schema(path).metadata or {}).get(b"inputs", b"").decode()
+        with path.open("rb") as file:
+            there = (pq.read_schema(file).metadata or {}).get(b"inputs", b"").decode()
     except pa.ArrowException:
         there = ""
     if there != inputs:
@@ -210,7 +211,7 @@ def _finished(path: Path, inputs: str) -> bool:
     return True
 
 
-def _write(path: Path, table: pa.Table) -> None:
+def _write(path: files.Place, table: pa.Table) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     with files.whole(path) as file:
         pq.write_table(table, file, compression="zstd")

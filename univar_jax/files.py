@@ -1,5 +1,11 @@
-"""Files and folders that are there whole or not at all: written aside, synced, renamed."""
+"""Files and folders that are there whole or not at all, on a disk or in a bucket (gs://, s3://).
 
+On a disk they are written aside, synced and renamed. A bucket has no rename, but an object is there whole or not at
+all; a folder in one has a last file, without which nobody takes it for whole.
+"""
+
+import hashlib
+import importlib.util
 import os
 import shutil
 import tempfile
@@ -12,21 +18,74 @@ from etils import epath
 
 from univar_jax.cli import UserError
 
+Place = Path | epath.Path
+# Of each store the package that opens it, and our extra that installs it.
+_STORES = {"gs": ("gcsfs", "gcs"), "s3": ("s3fs", "s3")}
+_BLOCK = 1 << 24  # bytes copied at a time
 
-def local(path: str, flag: str) -> Path:
-    """An absolute path on this machine's disks.
+
+def remote(path: str | Place) -> bool:
+    """Whether a path is in a bucket."""
+    return "://" in os.fspath(path)
+
+
+def place(path: str, flag: str) -> Place:
+    """A path in a bucket, or an absolute one on this machine's disks.
 
     Raises:
-      UserError: it is remote; what is written and read here in place needs renames, syncs and seeks.
+      UserError: a kind of store that is not known, or whose package is not installed.
     """
-    if "://" in path:
-        raise UserError(f"--{flag}={path} is remote, which this version does not do; give a local folder")
-    return Path(path).expanduser().absolute()  # Orbax takes no other
+    if not remote(path):
+        return Path(path).expanduser().absolute()  # Orbax takes no other
+    kind = path.partition("://")[0]
+    if kind not in _STORES:
+        raise UserError(f"--{flag}={path}: {kind}:// is not known; give a local path, gs:// or s3://")
+    package, extra = _STORES[kind]
+    if importlib.util.find_spec(package) is None:
+        raise UserError(f"--{flag}={path} needs the package {package}; pip install 'univar_jax[{extra}]'")
+    return epath.Path(path)
+
+
+def cache() -> Path:
+    """Where what was copied here stays: UNIVAR_CACHE, else univar_jax in the user's cache folder."""
+    home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "univar_jax"
+    return Path(os.environ.get("UNIVAR_CACHE") or home)
+
+
+def copied(path: Place, sha256: str) -> Path:
+    """A file on this machine's disk: itself, or a copy in the cache, made where there is none with these bytes.
+
+    Args:
+      path: the file.
+      sha256: of its bytes, 64 hex digits; a copy that has another is not kept.
+    """
+    if not remote(path):
+        return Path(path)
+    copy = cache() / "copies" / sha256
+    if not copy.exists() or hash_of(copy) != sha256:
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        with whole(copy) as to, path.open("rb") as source:
+            shutil.copyfileobj(source, to, _BLOCK)
+    return copy
+
+
+def hash_of(path: Place) -> str:
+    """A file's sha256, 64 hex digits."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 @contextmanager
-def whole(path: Path) -> Iterator[BinaryIO]:
+def whole(path: Place) -> Iterator[BinaryIO]:
     """Yields a file that gets this name once the block is done, and is dropped where the block raises."""
+    if remote(path):
+        with tempfile.TemporaryFile() as file:
+            yield file
+            file.seek(0)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with path.open("wb") as to:
+                shutil.copyfileobj(file, to, _BLOCK)
+        return
     # The process number: a killed run's worker may live a moment longer than its parent.
     aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
@@ -40,39 +99,59 @@ def whole(path: Path) -> Iterator[BinaryIO]:
         aside.unlink(missing_ok=True)
 
 
-def write(path: Path, data: bytes) -> None:
+def write(path: Place, data: bytes) -> None:
     """Writes a small file whole."""
     with whole(path) as file:
         file.write(data)
 
 
 @contextmanager
-def whole_folder(out: epath.Path, last: str) -> Iterator[Path]:
+def whole_folder(out: Place, last: str) -> Iterator[Path]:
     """Yields a local folder that becomes `out` once the block is done, and is dropped where the block raises.
 
     On a disk it lies beside `out`, is synced and renamed; where another process has made `out` meanwhile, that
     one stays. A bucket has no rename: there the files are copied one by one, and the one named `last`, without
     which nobody takes the folder for whole, after all others.
     """
-    remote = "://" in os.fspath(out)
-    if not remote:
+    if not remote(out):
         out.parent.mkdir(parents=True, exist_ok=True)
-    aside = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=None if remote else out.parent))
+    aside = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=None if remote(out) else out.parent))
     try:
         yield aside
-        if remote:
-            _copy(aside, out, last)
+        if remote(out):
+            copy_folder(aside, out, last)
         else:
             _rename(aside, Path(out))
     finally:
         shutil.rmtree(aside, ignore_errors=True)
 
 
-def _copy(folder: Path, out: epath.Path, last: str) -> None:
-    for file in sorted((f for f in folder.rglob("*") if f.is_file()), key=lambda f: f.name == last):
-        to = out / str(file.relative_to(folder))
+@contextmanager
+def through(folder: Place) -> Iterator[Path]:
+    """Yields a folder on this machine's disk, for who writes nowhere else; at the end its files are in `folder`."""
+    if not remote(folder):
+        yield Path(folder)
+        return
+    with tempfile.TemporaryDirectory() as aside:
+        yield Path(aside)
+        copy_folder(Path(aside), folder)
+
+
+def copy_folder(folder: Place, out: Place, last: str = "") -> None:
+    """Copies all files of a folder into another place, the one named `last` at the end."""
+    for file in sorted(_files(folder), key=lambda f: f.name == last):
+        to = out / os.path.relpath(os.fspath(file), os.fspath(folder))
         to.parent.mkdir(parents=True, exist_ok=True)
-        to.write_bytes(file.read_bytes())
+        with file.open("rb") as source, to.open("wb") as made:
+            shutil.copyfileobj(source, made, _BLOCK)
+
+
+def _files(folder: Place) -> Iterator[Place]:
+    for entry in folder.iterdir():  # a bucket has no glob of any depth
+        if entry.is_dir():
+            yield from _files(entry)
+        else:
+            yield entry
 
 
 def _rename(aside: Path, out: Path) -> None:

@@ -4,12 +4,11 @@ import contextlib
 import dataclasses
 import time
 from collections.abc import Callable, Iterator
-from pathlib import Path
 
 import jax
 from ml_collections import ConfigDict
 
-from univar_jax import batches, hosts
+from univar_jax import batches, files, hosts
 from univar_jax import step as steps_
 from univar_jax.progress import Progress
 
@@ -34,7 +33,7 @@ class Run:
     tell: Callable[[str], None]
     stop: Callable[[int], bool]
     profile: range
-    trace: Path
+    trace: files.Place
 
 
 def run(
@@ -53,7 +52,8 @@ def run(
             batch = next(feed)
             waited = time.monotonic() - asked
             if n in calls.profile and n in (calls.profile.start, steps.start + 1):
-                traced.enter_context(jax.profiler.trace(str(calls.trace)))
+                folder = traced.enter_context(files.through(calls.trace))
+                traced.enter_context(jax.profiler.trace(str(folder)))
             # A copy between host and device that nobody wrote down would stall every step: here it is an error.
             with jax.transfer_guard("disallow"):
                 state, metrics = calls.update(n - 1, state, batch)

@@ -1,7 +1,6 @@
 """The word `minilm`: sentence-transformers/all-MiniLM-L6-v2, had once, checked by its sha256, kept in a cache."""
 
 import hashlib
-import os
 import shutil
 import subprocess
 import sys
@@ -30,8 +29,7 @@ def folder() -> Path:
     Raises:
       UserError: neither could be reached; what came is not the published model; the cached copy is damaged.
     """
-    home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "univar_jax"
-    out = Path(os.environ.get("UNIVAR_CACHE") or home) / f"all-MiniLM-L6-v2-{_SHA256[:8]}"
+    out = files.cache() / f"all-MiniLM-L6-v2-{_SHA256[:8]}"
     weights = out / "model.safetensors"
     if not out.exists():
         with files.whole_folder(epath.Path(out), last="model.safetensors") as aside:

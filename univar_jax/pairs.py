@@ -6,18 +6,20 @@ import json
 import multiprocessing
 import os
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from pathlib import Path
 
 import numpy as np
 
 from univar_jax import files, shards
 from univar_jax.cli import UserError
+from univar_jax.files import Place
 from univar_jax.tokens import Tokens
 from univar_jax.views import Law
 
+# Name of the split, number of the shard in it, and the shard's file.
+Job = tuple[str, int, str]
 _SAMPLED = 300  # pairs drawn for the estimate of the bytes
 
 
@@ -49,8 +51,8 @@ class Work:
       max_tokens: cap of a view.
     """
 
-    folder: Path
-    parts: Path
+    folder: Place
+    parts: Place
     splits: dict[str, Split]
     sources: list[str]
     ids_dtype: str
@@ -80,32 +82,38 @@ def estimate(work: Work, tokens: Tokens) -> float:
     return total
 
 
-def write(work: Work, workers: int) -> dict[str, dict]:
+def write(work: Work, make_shards: Callable[[Work, list[Job]], list[dict]]) -> dict[str, dict]:
     """Writes every shard that is not there yet, and each split's index.
 
     Args:
       work: `work.parts` holds the saved tokens.
-      workers: processes.
+      make_shards: calls `write_shard` for all jobs somewhere; what it gave, in their order.
 
     Returns:
       The manifest's entry of each split: records, shards, index, and the counts of dropped QAs and cut views.
-
-    Raises:
-      UserError: a worker was killed.
     """
     jobs = []
     for name, split in work.splits.items():
         count = -(-split.records // shards.PER_SHARD)
         jobs += [(name, k, shards.file_name(name, k, count)) for k in range(count)]
+    facts = make_shards(work, jobs)
+    by_split = {name: [f for f, job in zip(facts, jobs, strict=True) if job[0] == name] for name in work.splits}
+    return {name: _entry(work, name, facts) for name, facts in by_split.items()}
+
+
+def by_processes(work: Work, jobs: list[Job], workers: int) -> list[dict]:
+    """Makes shards in so many processes of this machine.
+
+    Raises:
+      UserError: a worker was killed.
+    """
     # A fork would copy the tokenizer's threads mid-air.
     context = multiprocessing.get_context("spawn")
     try:
         with ProcessPoolExecutor(min(workers, len(jobs)), context, _start, (work,)) as pool:
-            facts = list(pool.map(_write_shard, jobs))
+            return list(pool.map(_work_on, jobs))
     except BrokenProcessPool as error:
         raise UserError("a worker was killed; run the same command again, finished shards stay") from error
-    by_split = {name: [f for f, job in zip(facts, jobs, strict=True) if job[0] == name] for name in work.splits}
-    return {name: _entry(work, name, facts) for name, facts in by_split.items()}
 
 
 def _entry(work: Work, split: str, facts: list[dict]) -> dict:
@@ -134,14 +142,20 @@ def _end_with_parent() -> None:
     os._exit(1)
 
 
-def _write_shard(job: tuple[str, int, str]) -> dict:
-    """Writes one shard, or finds it whole; its facts for the manifest."""
-    work, tokens = _worker
+def _work_on(job: Job) -> dict:
+    return write_shard(*_worker, job)
+
+
+def write_shard(work: Work, tokens: Tokens, job: Job) -> dict:
+    """Writes one shard, or finds it whole; its facts for the manifest.
+
+    A function of work and job: whichever machine calls it, and however often, the bytes are the same.
+    """
     split, number, name = job
     path, facts_path, index_path = work.folder / name, work.parts / f"{name}.json", work.parts / f"{name}.index"
     if all(p.exists() for p in (path, facts_path, index_path)):
         facts = json.loads(facts_path.read_text())
-        if _sha256(path) == facts["sha256"]:
+        if files.hash_of(path) == facts["sha256"]:
             return facts
     start = number * shards.PER_SHARD
     records = range(start, min(start + shards.PER_SHARD, work.splits[split].records))
@@ -154,13 +168,8 @@ def _write_shard(job: tuple[str, int, str]) -> dict:
             facts["tokens"] += len(pair.anchor) + len(pair.key)
             yield pair
 
-    index = shards.write(path, pairs(), shards.features(np.dtype(work.ids_dtype), work.sources))
+    index, written = shards.write(path, pairs(), shards.features(np.dtype(work.ids_dtype), work.sources))
+    facts |= written
     files.write(index_path, index.tobytes())
-    facts |= {"bytes": path.stat().st_size, "sha256": _sha256(path)}
     files.write(facts_path, json.dumps(facts).encode())
     return facts
-
-
-def _sha256(path: Path) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

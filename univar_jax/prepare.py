@@ -1,20 +1,24 @@
 """QA files → pairs of views → TFRecord shards; the same bytes for any number of workers and interruptions."""
 
 import collections
+import functools
 import json
+import math
 import os
 import shutil
 import time
-from pathlib import Path
+from collections.abc import Sequence
 
 import numpy as np
 from absl import flags
+from etils import epath
 from ml_collections import ConfigDict, config_flags
 from tokenizers import Tokenizer
 
-from univar_jax import cli, files, models, pairs, qa, shards, tokens, views
+from univar_jax import cli, files, models, pairs, pipeline, qa, shards, tokens, views
 from univar_jax import config as configs
 from univar_jax.cli import UserError
+from univar_jax.files import Place
 
 # Raised when the law of views, a QA's text or the shards' layout changes: a folder of another law is another.
 LAW_VERSION = 1
@@ -30,6 +34,8 @@ def prepare(
     lang: str = "",
     include_control: bool = False,
     workers: int = 0,
+    runner: str = "",
+    runner_options: Sequence[str] = (),
 ) -> dict:
     """Writes the folder DATA, or goes on where a killed run of the same inputs stopped.
 
@@ -41,6 +47,8 @@ def prepare(
       lang: comma-separated languages to take; all where empty.
       include_control: whether rows with value_relevant false make pairs too.
       workers: processes; 0 = one a core.
+      runner: of Apache Beam, whose machines write the shards; "" = these processes do.
+      runner_options: Beam's own flags.
 
     Returns:
       The manifest.
@@ -49,6 +57,8 @@ def prepare(
       UserError: for what the user can mend; before anything is written, but for a full disk.
     """
     began = time.monotonic()
+    if runner:
+        pipeline.check(runner, out)
     tokenizer, facts = _encoder(encoder, config.max_tokens)
     answers = qa.read(qa_paths)
     answers, counts = _taken(answers, lang, include_control)
@@ -58,7 +68,7 @@ def prepare(
     # The tokenizer decides the records, not the name or the place that the user gave for it.
     nameless = {k: v for k, v in facts["encoder"].items() if k != "model"}
     manifest["fingerprint"] = configs.digest(manifest | {"encoder": nameless})
-    folder = files.local(out, "out")
+    folder = files.place(out, "out")
     if _finished(folder, manifest["fingerprint"]):
         return shards.read_manifest(out)
     parts = folder / _PARTS
@@ -67,11 +77,15 @@ def prepare(
     parts.mkdir(exist_ok=True)
     work = pairs.Work(folder, parts, splits, kept["sources"], facts["ids_dtype"], config.max_tokens)
     _spell(work, tokenizer, answers.take(rows))
-    manifest["splits"] = pairs.write(work, workers or os.cpu_count() or 1)
+    if runner:
+        make_shards = functools.partial(pipeline.make_shards, runner=runner, options=runner_options)
+    else:
+        make_shards = functools.partial(pairs.by_processes, workers=workers or os.cpu_count() or 1)
+    manifest["splits"] = pairs.write(work, make_shards)
     codec = shards.features(np.dtype(work.ids_dtype), work.sources)
     manifest["metadata"] = shards.write_metadata(folder, codec, manifest["splits"])
     manifest["sha256"] = configs.digest(manifest)
-    shutil.rmtree(parts)
+    epath.Path(parts).rmtree()
     files.write(folder / shards.MANIFEST, _json(manifest))
     (folder / _PARTIAL).unlink()
     _say_written(folder, manifest, time.monotonic() - began)
@@ -190,7 +204,7 @@ def _order(
     return splits, np.concatenate(taken)
 
 
-def _finished(folder: Path, fingerprint: str) -> bool:
+def _finished(folder: Place, fingerprint: str) -> bool:
     """Whether DATA is there already; an error where something else is."""
     # A run killed in its first moment leaves no more than a manifest that never got its name.
     nameless = list(folder.glob(f".{_PARTIAL}.*.tmp"))
@@ -222,7 +236,8 @@ def _spell(work: pairs.Work, tokenizer: Tokenizer, answers: qa.Answers) -> None:
     texts = map(qa.text, answers.columns["question"], answers.columns["answer"])
     spelt = tokens.tokenize(tokenizer, list(texts))
     spelt.save(work.parts)
-    size, free = pairs.estimate(work, spelt), shutil.disk_usage(work.folder).free
+    size = pairs.estimate(work, spelt)
+    free = math.inf if files.remote(work.folder) else shutil.disk_usage(work.folder).free
     way = "as a whole" if spelt.tokenizer else "by joining the ids of its QAs"
     records = " and ".join(f"{s.records:,} {name} pairs" for name, s in work.splits.items())
     print(f"{len(spelt.ids):,} tokens; each view is spelt {way}", flush=True)
@@ -231,7 +246,7 @@ def _spell(work: pairs.Work, tokenizer: Tokenizer, answers: qa.Answers) -> None:
         raise UserError(f"--out={work.folder}: {size / 1e6:,.0f} MB to write and {free / 1e6:,.0f} MB free")
 
 
-def _say_written(folder: Path, manifest: dict, seconds: float) -> None:
+def _say_written(folder: Place, manifest: dict, seconds: float) -> None:
     for name, split in manifest["splits"].items():
         print(
             f"{name}: {split['records']:,} records, {split['tokens'] / split['records'] / 2:.1f} tokens a view; "
@@ -252,6 +267,10 @@ if __name__ == "__main__":
     flags.DEFINE_string("lang", "", "Comma-separated languages to take; all where empty.")
     flags.DEFINE_bool("include_control", False, "Whether rows with value_relevant false make pairs too.")
     flags.DEFINE_integer("workers", 0, "Worker processes; 0 = one a core.", lower_bound=0)
+    flags.DEFINE_string(
+        "runner", "", f"Write the shards by Apache Beam: {', '.join(pipeline.RUNNERS)}; empty = do not."
+    )
+    flags.DEFINE_multi_string("runner_option", [], "A flag for Beam, such as --project=P; may be given many times.")
     flags.DEFINE_string("verify", None, "Only check this prepared folder: every byte, every record's crc.")
     CONFIG = config_flags.DEFINE_config_file("config", None, "The run's config, for example configs/lambda1.py.")
 
@@ -267,6 +286,8 @@ if __name__ == "__main__":
             lang=f.lang,
             include_control=f.include_control,
             workers=f.workers,
+            runner=f.runner,
+            runner_options=f.runner_option,
         )
 
     cli.run(_main)

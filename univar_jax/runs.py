@@ -1,22 +1,20 @@
 """The folder of a run: config.json, checkpoints/, metrics.jsonl and TensorBoard events; written by train only."""
 
-import contextlib
 import dataclasses
 import json
-from collections.abc import Iterator
 from pathlib import Path
 
 import jax
 import numpy as np
-import orbax.checkpoint as ocp
 from etils import epath
 from ml_collections import ConfigDict
 
-from univar_jax import __version__, cli, files, logs, models, step
+from univar_jax import __version__, checkpoints, files, logs, models
 from univar_jax import config as configs
 from univar_jax.cli import UserError
+from univar_jax.files import Place
 
-_CHECKPOINTS, _CONFIG = "checkpoints", "config.json"
+_CONFIG = "config.json"
 BILL = "bill.json"  # what a dry run puts into a RUN, before or after there is one
 
 
@@ -45,7 +43,8 @@ class Run:
 
 def is_run(path: str) -> bool:
     """Whether a folder is a run's."""
-    return "://" not in path and _about(Path(path).expanduser()) is not None
+    remote = path.startswith(("gs://", "s3://"))  # else a word, a hub id or a folder
+    return _about(files.place(path, "model") if remote else Path(path).expanduser()) is not None
 
 
 def read(workdir: str, step: int | None = None) -> Run:
@@ -54,19 +53,11 @@ def read(workdir: str, step: int | None = None) -> Run:
     Raises:
       UserError: no run there, no finished checkpoint, or none of that step.
     """
-    folder = files.local(workdir, "workdir")
+    folder = files.place(workdir, "workdir")
     about = _about(folder)
     if about is None:  # before Orbax, which would make its folder there
         raise UserError(f"{folder} is no run: it has no {_CONFIG} of ours; give the --workdir of univar_jax.train")
-    with manager(workdir, keep=None) as checkpoints:
-        steps = checkpoints.all_steps()
-        step = checkpoints.latest_step() if step is None else step
-        if step not in steps:
-            have = f"steps {', '.join(map(str, steps))}" if steps else "none yet"
-            wanted = "" if step is None else f" of step {step}"
-            raise UserError(f"{folder}/{_CHECKPOINTS} has no finished checkpoint{wanted} (there: {have})")
-        with _undamaged(checkpoints, step):
-            params = _params(checkpoints, step)
+    params, step = checkpoints.params(workdir, step)
     return Run(
         params=jax.tree.map(np.asarray, params["encoder"]),
         step=step,
@@ -78,17 +69,7 @@ def read(workdir: str, step: int | None = None) -> Run:
     )
 
 
-@contextlib.contextmanager
-def _undamaged(checkpoints: ocp.CheckpointManager, finished: int) -> Iterator[None]:
-    try:
-        yield
-    except Exception as error:  # of a file that is cut, changed or gone Orbax raises a bare one
-        where = checkpoints.directory / str(finished)
-        why = cli.one_line(error)[:160]
-        raise UserError(f"{where} is damaged ({why}); remove it, and the checkpoint before it counts") from error
-
-
-def _about(folder: Path) -> dict | None:
+def _about(folder: Place) -> dict | None:
     """RUN/config.json; None where there is none, or another program's."""
     try:
         about = json.loads((folder / _CONFIG).read_text("utf-8"))
@@ -97,115 +78,17 @@ def _about(folder: Path) -> dict | None:
     return about if isinstance(about, dict) and "identity" in about and "parts" in about else None
 
 
-def _params(checkpoints: ocp.CheckpointManager, finished: int) -> dict:
-    """Restores onto this machine's first device, whatever mesh the arrays were saved from."""
-    device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
-    tree = checkpoints.item_metadata(finished)["params"].tree
-    shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=device), tree)
-    return checkpoints.restore(finished, args=ocp.args.Composite(params=ocp.args.StandardRestore(shapes)))["params"]
-
-
-def manager(workdir: str, keep: int | None) -> ocp.CheckpointManager:
-    """Orbax over RUN/checkpoints; a checkpoint is there whole or not at all.
-
-    The newest `keep` stay, and the one with the best k-NN; None = all.
-
-    Items: params and moments (plain nested dicts of arrays), run (JSON).
-    """
-    kept = ocp.checkpoint_managers
-    policy = None
-    if keep:
-        best = kept.BestN(get_metric_fn=lambda scores: scores["eval/knn"], n=1, keep_checkpoints_without_metrics=False)
-        policy = kept.AnyPreservationPolicy([kept.LatestN(keep), best])
-    return ocp.CheckpointManager(
-        epath.Path(files.local(workdir, "workdir")) / _CHECKPOINTS,
-        options=ocp.CheckpointManagerOptions(preservation_policy=policy),
-        item_handlers={
-            "params": ocp.StandardCheckpointHandler(),
-            "moments": ocp.StandardCheckpointHandler(),
-            "run": ocp.JsonCheckpointHandler(),
-        },
-    )
-
-
-def save(
-    checkpoints: ocp.CheckpointManager, finished: int, state: step.State, identity: str, scores: dict[str, float]
-) -> None:
-    """Starts saving the state after `finished` steps; the arrays are copied before this returns.
-
-    Raises:
-      UserError: the store took this checkpoint, or the one before, not whole; the last good one is named.
-    """
-    parts = {
-        "params": ocp.args.StandardSave(state["params"]),
-        "moments": ocp.args.StandardSave(step.moments(state)),
-        "run": ocp.args.JsonSave({"identity": identity, "step": finished}),
-    }
-    with _stored(checkpoints):
-        checkpoints.save(finished, args=ocp.args.Composite(**parts), metrics=scores or None)
-
-
-def wait(checkpoints: ocp.CheckpointManager) -> None:
-    """Waits until the last save is finished; raises as `save`."""
-    with _stored(checkpoints):
-        checkpoints.wait_until_finished()
-
-
-@contextlib.contextmanager
-def _stored(checkpoints: ocp.CheckpointManager) -> Iterator[None]:
-    try:
-        yield
-    except UserError:
-        raise
-    except Exception as error:  # Orbax passes on whatever the disk, or the bucket's client, raises
-        good = max((int(p.name) for p in Path(checkpoints.directory).iterdir() if p.name.isdigit()), default=None)
-        last = f"the last good one is of step {good}" if good is not None else "there is none before it"
-        raise UserError(
-            f"{checkpoints.directory}: a checkpoint could not be written ({cli.one_line(error)[:160]}); {last}; "
-            "mend that and start the same command again"
-        ) from error
-
-
 def overview(workdir: str) -> tuple[dict, list[dict], list[tuple[int, float]]]:
     """config.json, the lines of metrics.jsonl, and step and time of each finished checkpoint.
 
     Raises:
       UserError: no run there.
     """
-    folder = files.local(workdir, "workdir")
+    folder = files.place(workdir, "workdir")
     about = _about(folder)
     if about is None:
         raise UserError(f"--workdir={folder} is no run: it has no {_CONFIG} of ours")
-    saved = [p for p in (folder / _CHECKPOINTS).glob("*") if p.name.isdigit()]  # Orbax writes under other names
-    return about, logs.lines(folder), sorted((int(p.name), p.stat().st_mtime) for p in saved)
-
-
-def restore(
-    checkpoints: ocp.CheckpointManager, finished: int, state: step.State, shardings: step.State, identity: str
-) -> step.State:
-    """The state after `finished` steps, on the mesh of `shardings` whatever it was saved from.
-
-    Raises:
-      UserError: the checkpoint is of another run.
-    """
-    about = checkpoints.restore(finished, args=ocp.args.Composite(run=ocp.args.JsonRestore()))["run"]
-    if about["identity"] != identity:
-        raise UserError(
-            f"{checkpoints.directory}/{finished} is the checkpoint of another run (another encoder, data or config: "
-            f"{about['identity'][:8]}, this one is {identity[:8]}); give another --workdir"
-        )
-
-    def target(tree: dict, placed: dict) -> ocp.args.StandardRestore:
-        shapes = jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), tree, placed)
-        return ocp.args.StandardRestore(shapes)
-
-    parts = {
-        "params": target(state["params"], shardings["params"]),
-        "moments": target(step.moments(state), step.moments(shardings)),
-    }
-    with _undamaged(checkpoints, finished):
-        found = checkpoints.restore(finished, args=ocp.args.Composite(**parts))
-    return step.with_moments(state, found["params"], found["moments"])
+    return about, logs.lines(folder), checkpoints.finished(folder)
 
 
 def check_folder(workdir: str, config: ConfigDict, encoder: dict, manifest: dict) -> dict:
@@ -223,7 +106,7 @@ def check_folder(workdir: str, config: ConfigDict, encoder: dict, manifest: dict
     Raises:
       UserError: RUN holds another run or anything else; nothing is touched.
     """
-    folder = files.local(workdir, "workdir")
+    folder = files.place(workdir, "workdir")
     parts = {"config": configs.mathematics(config), "encoder": encoder["weights"], "data": manifest["fingerprint"]}
     identity = configs.digest(parts)
     there = _about(folder)
@@ -235,7 +118,7 @@ def check_folder(workdir: str, config: ConfigDict, encoder: dict, manifest: dict
     return {"identity": identity, "parts": parts, **values}
 
 
-def check_free(folder: Path) -> None:
+def check_free(folder: Place) -> None:
     """Finds that a folder which is no run may become one: it is not there, empty, or holds a dry run's bill alone.
 
     Raises:
@@ -247,7 +130,7 @@ def check_free(folder: Path) -> None:
 
 def describe(workdir: str, about: dict) -> None:
     """Makes RUN and writes its config.json."""
-    folder = files.local(workdir, "workdir")
+    folder = files.place(workdir, "workdir")
     folder.mkdir(parents=True, exist_ok=True)
     text = json.dumps(about, indent=1, sort_keys=True, ensure_ascii=False) + "\n"
     files.write(folder / _CONFIG, text.encode())

@@ -6,7 +6,7 @@ import json
 import os
 import struct
 from collections.abc import Iterable, Sequence
-from pathlib import Path
+from concurrent.futures import Future, ThreadPoolExecutor
 
 import google_crc32c
 import numpy as np
@@ -15,12 +15,14 @@ from tensorflow_datasets.proto import tf_example_pb2
 
 from univar_jax import config, files
 from univar_jax.cli import UserError
+from univar_jax.files import Place
 
 # Records of a shard: what a killed prepare may lose of a worker's time, and at λ = 80 some 130 MB.
 PER_SHARD = 4096
 MANIFEST = "manifest.json"
 _AGAIN = "remove the folder and prepare it again"
 _NAME = "univar"
+_AHEAD = ThreadPoolExecutor(1, "shards")  # one for all: a disk or a network is not read faster by more
 _HEAD, _FOOT = struct.Struct("<QI"), struct.Struct("<I")
 
 # Where a record lies, how long its views are and whose: what a host needs of records that another one reads.
@@ -48,16 +50,21 @@ def file_name(split: str, shard: int, shards: int) -> str:
     return f"{_NAME}-{split}.tfrecord-{shard:05d}-of-{shards:05d}"
 
 
-def write(path: Path, pairs: Iterable[Pair], codec: tfds.features.FeaturesDict) -> np.ndarray:
-    """Writes a shard aside, syncs it and only then gives it its name; its part of the index."""
-    entries, offset = [], 0
+def write(path: Place, pairs: Iterable[Pair], codec: tfds.features.FeaturesDict) -> tuple[np.ndarray, dict]:
+    """Writes a shard, which has its name once it is whole.
+
+    Returns:
+      Its part of the index (INDEX [records]) and its `bytes` and their `sha256`.
+    """
+    entries, offset, sha256 = [], 0, hashlib.sha256()
     with files.whole(path) as file:
         for pair in pairs:
             record = _frame(pair, codec)
             file.write(record)
+            sha256.update(record)
             entries.append((offset, len(pair.anchor), len(pair.key), pair.source))
             offset += len(record)
-    return np.array(entries, INDEX)
+    return np.array(entries, INDEX), {"bytes": offset, "sha256": sha256.hexdigest()}
 
 
 def _frame(pair: Pair, codec: tfds.features.FeaturesDict) -> bytes:
@@ -69,7 +76,7 @@ def _frame(pair: Pair, codec: tfds.features.FeaturesDict) -> bytes:
     return head + payload + _FOOT.pack(_masked_crc(payload))
 
 
-def scan(path: Path, codec: tfds.features.FeaturesDict) -> tuple[np.ndarray, str]:
+def scan(path: Place, codec: tfds.features.FeaturesDict) -> tuple[np.ndarray, str]:
     """Reads a whole shard, every crc checked.
 
     Returns:
@@ -93,15 +100,19 @@ def read_manifest(data: str) -> dict:
     Raises:
       UserError: there is none, or it is broken.
     """
-    path = files.local(data, "data") / MANIFEST
+    path = files.place(data, "data") / MANIFEST
     try:
-        return dict(json.loads(path.read_text("utf-8")))
+        manifest = dict(json.loads(path.read_text("utf-8")))
     except FileNotFoundError as error:
         raise UserError(
             f"{path} is missing, so the folder is not there or not whole; run univar_jax.prepare --out={data}"
         ) from error
     except (ValueError, TypeError) as error:
         raise UserError(f"{path} is broken ({error}); {_AGAIN}") from error
+    stated = manifest.pop("sha256", None)
+    if stated != config.digest(manifest):
+        raise UserError(f"{path} is damaged: it has not the sha256 that it states; {_AGAIN}")
+    return manifest | {"sha256": stated}
 
 
 def verify(data: str) -> None:
@@ -110,9 +121,7 @@ def verify(data: str) -> None:
     Raises:
       UserError: naming the first file that is missing, changed or damaged.
     """
-    folder, manifest = files.local(data, "verify"), read_manifest(data)
-    if manifest.pop("sha256", None) != config.digest(manifest):
-        raise UserError(f"{folder / MANIFEST} is damaged: it has not the sha256 that it states; {_AGAIN}")
+    folder, manifest = files.place(data, "verify"), read_manifest(data)
     for name, sha256 in manifest["metadata"].items():
         if hashlib.sha256(_read(folder / name)).hexdigest() != sha256:
             raise UserError(f"{folder / name} is not the file that {MANIFEST} names; {_AGAIN}")
@@ -125,31 +134,42 @@ def verify(data: str) -> None:
             found, sha256 = scan(path, codec)
             expected = index[number * PER_SHARD :][: entry["records"]]
             if sha256 != entry["sha256"] or not np.array_equal(found, expected):
-                raise UserError(f"{path}: whole records, but not the manifest's; {_AGAIN}")
+                raise _other(path, len(found), entry["records"])
         print(f"{split}: {len(index):,} records in {len(entries)} shards, whole", flush=True)
 
 
 class Shards:
     """The records of one split of a prepared folder, by number.
 
+    A shard's every byte is checked when its first record, or one of the shard before, is asked for; each record's crc
+    when it is read. Of a bucket whole shards are copied to this machine's disk.
+
     Attributes:
       index: INDEX [records].
       sources: the sources' names.
+
+    Raises:
+      UserError: index or shards are not those that the manifest names, or a shard is missing.
     """
 
-    def __init__(self, folder: Path, manifest: dict, split: str) -> None:
+    def __init__(self, folder: Place, manifest: dict, split: str) -> None:
         self._folder = folder
-        self._entry = manifest["splits"][split]
+        self._shards: list[dict] = manifest["splits"][split]["shards"]
         self.sources: list[str] = manifest["sources"]
-        self._dtype = np.dtype(manifest["ids_dtype"])
-        path = folder / self._entry["index"]["file"]
+        self._codec = features(np.dtype(manifest["ids_dtype"]), manifest["sources"])
+        entry = manifest["splits"][split]["index"]
+        path = folder / entry["file"]
         data = _read(path)
-        if hashlib.sha256(data).hexdigest() != self._entry["index"]["sha256"]:
+        if hashlib.sha256(data).hexdigest() != entry["sha256"]:
             raise UserError(f"{path} is not the index that {folder / MANIFEST} names; {_AGAIN}")
-        if len(data) != INDEX.itemsize * sum(entry["records"] for entry in self._entry["shards"]):
+        if len(data) != INDEX.itemsize * sum(entry["records"] for entry in self._shards):
             raise UserError(f"{path} is of another version of univar_jax; {_AGAIN}")
         self.index = np.frombuffer(data, INDEX)
-        self._files: dict[int, int] = {}
+        there = {file.name for file in folder.iterdir()}  # in a bucket one question, not one a shard
+        for shard in self._shards:
+            if shard["file"] not in there:
+                raise UserError(f"{folder / shard['file']} is missing; {_AGAIN}")
+        self._files: dict[int, Future[int]] = {}
 
     def __len__(self) -> int:
         return len(self.index)
@@ -166,27 +186,46 @@ class Shards:
         """Record number `record` of the split.
 
         Raises:
-          UserError: naming file and record where the shard is missing, cut short or does not match its crc.
+          UserError: naming file and record where the shard is missing, cut short, another or does not match its crc.
         """
         shard, inside = divmod(record, PER_SHARD)
-        name = self._entry["shards"][shard]["file"]
-        if shard not in self._files:
-            try:
-                self._files[shard] = os.open(self._folder / name, os.O_RDONLY)
-            except FileNotFoundError as error:
-                raise UserError(f"{self._folder / name} is missing; {_AGAIN}") from error
         start = int(self.index["offset"][record])
-        last = inside + 1 == self._entry["shards"][shard]["records"]
-        stop = self._entry["shards"][shard]["bytes"] if last else int(self.index["offset"][record + 1])
-        data = os.pread(self._files[shard], stop - start, start)
-        return _parse(data, self._dtype, self._folder / name, inside)
+        last = inside + 1 == self._shards[shard]["records"]
+        stop = self._shards[shard]["bytes"] if last else int(self.index["offset"][record + 1])
+        data = os.pread(self._file(shard), stop - start, start)
+        return _parse(data, _dtype(self._codec), self._folder / self._shards[shard]["file"], inside)
+
+    def _file(self, shard: int) -> int:
+        for near in (shard, shard + 1):  # the next one is copied and checked while this one is read
+            if near < len(self._shards) and near not in self._files:
+                self._files[near] = _AHEAD.submit(self._open, near)
+        return self._files[shard].result()
+
+    def _open(self, shard: int) -> int:
+        """A descriptor of a shard on this machine's disk that has every byte of the manifest's."""
+        path, sha256 = self._folder / self._shards[shard]["file"], self._shards[shard]["sha256"]
+        try:
+            copy = files.copied(path, sha256)
+            if files.hash_of(copy) == sha256:
+                return os.open(copy, os.O_RDONLY)
+        except FileNotFoundError as error:
+            raise UserError(f"{path} is missing; {_AGAIN}") from error
+        found, _ = scan(path, self._codec)  # names the first record that is damaged
+        raise _other(path, len(found), self._shards[shard]["records"])
+
+
+def _other(path: Place, found: int, expected: int) -> UserError:
+    """What is wrong with a shard of whole records only."""
+    if found < expected:
+        return UserError(f"{path} record {found}: cut short, the shard has {found} of {expected} records; {_AGAIN}")
+    return UserError(f"{path}: whole records, but of another prepare; {_AGAIN}")
 
 
 def _dtype(codec: tfds.features.FeaturesDict) -> np.dtype:
     return np.dtype(codec["anchor_ids"].np_dtype)
 
 
-def _parse(data: bytes | memoryview, dtype: np.dtype, path: Path, record: int) -> Pair:
+def _parse(data: bytes | memoryview, dtype: np.dtype, path: Place, record: int) -> Pair:
     """The record at the start of `data`.
 
     Reads the same fields as TFDS's codec, which takes four times as long: a feed that a device waits for.
@@ -219,14 +258,14 @@ def _masked_crc(data: bytes) -> int:
     return ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF
 
 
-def _read(path: Path) -> bytes:
+def _read(path: Place) -> bytes:
     try:
         return path.read_bytes()
     except FileNotFoundError as error:
         raise UserError(f"{path} is missing; {_AGAIN}") from error
 
 
-def write_metadata(folder: Path, codec: tfds.features.FeaturesDict, splits: dict[str, dict]) -> dict[str, str]:
+def write_metadata(folder: Place, codec: tfds.features.FeaturesDict, splits: dict[str, dict]) -> dict[str, str]:
     """Writes dataset_info.json and features.json, so that tfds.builder_from_directory opens the folder.
 
     Args:

@@ -36,7 +36,7 @@ def tell(workdir: str, steps: int, doing: str) -> None:
             "process": os.getpid(),
             "host": socket.gethostname(),
         }
-        files.write(files.local(workdir, "workdir") / _FILE, json.dumps(now).encode())
+        files.write(files.place(workdir, "workdir") / _FILE, json.dumps(now).encode())
 
 
 def environment(mesh: Mesh) -> dict:
@@ -66,7 +66,7 @@ def show(workdir: str) -> str:
       UserError: no run there.
     """
     about, lines, finished = runs.overview(workdir)
-    folder = files.local(workdir, "workdir")
+    folder = files.place(workdir, "workdir")
     try:
         now = json.loads((folder / _FILE).read_text("utf-8"))
     except (OSError, ValueError):

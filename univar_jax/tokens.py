@@ -2,12 +2,15 @@
 
 import dataclasses
 import hashlib
+import io
 import json
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 from tokenizers import Tokenizer
+
+from univar_jax import files
+from univar_jax.files import Place
 
 # encode_batch spreads a batch over threads; larger ones only hold more memory.
 _BATCH = 2048
@@ -61,20 +64,23 @@ class Tokens:
             return np.array(self.tokenizer.encode(joined, add_special_tokens=False).ids)
         return np.concatenate([self.ids[self.starts[q] : self.starts[q + 1]] for q in qas])
 
-    def save(self, folder: Path) -> None:
+    def save(self, folder: Place) -> None:
         """Writes what `load` maps into each worker."""
-        np.save(folder / "ids.npy", self.ids)
-        np.save(folder / "starts.npy", self.starts)
+        for name, array in (("ids.npy", self.ids), ("starts.npy", self.starts)):
+            with files.whole(folder / name) as file:
+                np.save(file, array)
         tokenizer = self.tokenizer and self.tokenizer.to_str()
         rest = {"prefix": self.prefix, "suffix": self.suffix, "texts": self.texts, "tokenizer": tokenizer}
-        (folder / "rest.json").write_text(json.dumps(rest), "utf-8")
+        files.write(folder / "rest.json", json.dumps(rest).encode())
 
     @classmethod
-    def load(cls, folder: Path) -> "Tokens":
-        """The tokens in `folder`, ids mapped rather than copied."""
+    def load(cls, folder: Place) -> "Tokens":
+        """The tokens in `folder`; on a disk the ids are mapped rather than copied."""
         rest = json.loads((folder / "rest.json").read_text("utf-8"))
         rest["tokenizer"] = rest["tokenizer"] and Tokenizer.from_str(rest["tokenizer"])
-        ids, starts = np.load(folder / "ids.npy", mmap_mode="r"), np.load(folder / "starts.npy")
+        far = files.remote(folder)
+        ids = np.load(io.BytesIO((folder / "ids.npy").read_bytes())) if far else np.load(folder / "ids.npy", "r")
+        starts = np.load(io.BytesIO((folder / "starts.npy").read_bytes()))
         return cls(ids, starts, **rest)
 
 

@@ -3,7 +3,6 @@
 import dataclasses
 import time
 from collections.abc import Callable
-from pathlib import Path
 
 import jax
 import numpy as np
@@ -16,6 +15,7 @@ from ml_collections import ConfigDict, config_flags
 from univar_jax import (
     batches,
     bill,
+    checkpoints,
     cli,
     encode,
     evaluate,
@@ -69,15 +69,16 @@ def train(config: ConfigDict, data: str, workdir: str, model: str = "", profile:
     hosts.meet("start")  # all have checked RUN: from here on one writes it
     if hosts.speaks() and not runs.is_run(workdir):
         runs.describe(workdir, about)  # first of all: a RUN without it is nobody's
-    with runs.manager(workdir, config.keep) as checkpoints, hosts.Stop() as stop:
-        start = checkpoints.latest_step() or 0
+    with checkpoints.manager(workdir, config.keep) as store, hosts.Stop() as stop:
+        start = store.latest_step() or 0
         if start >= total:
             hosts.say(f"{workdir} is finished and the same: {start} of {total} steps")
             return
         if hosts.speaks():
             runs.describe(workdir, about)  # again: the machine's keys may be others now
-        _say_start(config, inputs, digest, mesh, plan, start, about["identity"])
-        ended = _run(config, inputs, workdir, mesh, plan, params, checkpoints, start, about["identity"], profile, stop)
+        setting = Setting(workdir, mesh, plan, store, start, about["identity"])
+        _say_start(config, inputs, setting, digest)
+        ended = _run(config, inputs, setting, params, profile, stop)
     if ended < total:
         hosts.say(f"SIGTERM: saved after step {ended} of {total}; the same command goes on from there")
     else:
@@ -85,28 +86,37 @@ def train(config: ConfigDict, data: str, workdir: str, model: str = "", profile:
     status.tell(workdir, total, "finished" if ended == total else "stopped by SIGTERM")
 
 
-def _run(
-    config: ConfigDict,
-    inputs: "Inputs",
-    workdir: str,
-    mesh: Mesh,
-    plan: packing.Plan,
-    params: dict,
-    checkpoints: ocp.CheckpointManager,
-    start: int,
-    identity: str,
-    profile: range,
-    stop: hosts.Stop,
-) -> int:
-    """State on the mesh, programs, and the loop from `start`; steps that are finished at its end."""
-    tell = lambda doing: status.tell(workdir, inputs.total, doing)  # noqa: E731
+@dataclasses.dataclass(frozen=True)
+class Setting:
+    """Where a run runs and stands.
+
+    Attributes:
+      workdir: RUN.
+      mesh: of all processes' devices.
+      plan: the shape of each step's batch.
+      store: RUN's checkpoints.
+      start: finished steps.
+      identity: sha256 of what makes the run what it is.
+    """
+
+    workdir: str
+    mesh: Mesh
+    plan: packing.Plan
+    store: ocp.CheckpointManager
+    start: int
+    identity: str
+
+
+def _run(config: ConfigDict, inputs: "Inputs", setting: Setting, params: dict, profile: range, stop: hosts.Stop) -> int:
+    """State on the mesh, programs, and the loop; steps that are finished at its end."""
+    mesh, plan, store, start, identity = setting.mesh, setting.plan, setting.store, setting.start, setting.identity
+    tell = lambda doing: status.tell(setting.workdir, inputs.total, doing)  # noqa: E731
     tell("restoring" if start else "preparing the state")
     programs.cache()
     shardings = meshes.state(mesh, jax.eval_shape(lambda p: steps_.init(config, p), params))
     state = jax.jit(lambda p: steps_.init(config, p), out_shardings=shardings)(params)
-    del params  # the copy that counts is on the mesh
     if start:
-        state = runs.restore(checkpoints, start, state, shardings, identity)
+        state = checkpoints.restore(store, start, state, shardings, identity)
     tell("compiling")
     began, graph = time.monotonic(), programs.graph(config, inputs.encoder, mesh)
     updates = programs.compile_all(graph, config, plan, mesh, state)
@@ -114,7 +124,12 @@ def _run(
     hosts.meet("first step")
 
     steps, lengths_n2 = range(start, inputs.total), inputs.pairs.lengths()
-    log = logs.Log(workdir, start)
+    log = logs.Log(setting.workdir, start)
+
+    def save(n: int, state: steps_.State, scores: dict[str, float]) -> None:
+        log.sync()  # first: a checkpoint whose steps have no line in metrics.jsonl would never get them
+        checkpoints.save(store, n, state, identity, scores)
+
     try:
         kinds = [device.device_kind for device in mesh.devices.flat]
         ideal_n = flops.ideal_seconds(inputs.encoder, config, lengths_n2, kinds)
@@ -122,15 +137,15 @@ def _run(
         calls = loop.Run(
             update=lambda n, state, batch: updates[plan.shape_n[n]](state, batch),
             scores=_evaluation(inputs, encode.embedder(graph, mesh)),
-            save=lambda n, state, scores: runs.save(checkpoints, n, state, identity, scores),
+            save=save,
             tell=tell,
             stop=stop.wanted,
             profile=profile,
-            trace=files.local(workdir, "workdir") / "profile",
+            trace=files.place(setting.workdir, "workdir") / "profile",
         )
         feed = batches.feed(inputs.pairs, steps, config.pairs, plan, mesh)
         ended = loop.run(config, calls, state, feed, steps, progress)
-        runs.wait(checkpoints)
+        checkpoints.wait(store)
         return ended
     finally:
         log.close()
@@ -150,7 +165,7 @@ class Inputs:
       encoder: its config.
     """
 
-    data: Path
+    data: files.Place
     manifest: dict
     pairs: shards.Shards
     total: int
@@ -168,7 +183,7 @@ def _records(config: ConfigDict, data: str) -> tuple[dict, shards.Shards, int]:
                 f"config.{key}={config[key]} but --data={data} was prepared with {prepared}; "
                 f"use --config.{key}={prepared} or prepare again"
             )
-    pairs = shards.Shards(files.local(data, "data"), manifest, "train")
+    pairs = shards.Shards(files.place(data, "data"), manifest, "train")
     return manifest, pairs, _total_steps(config, data, len(pairs))
 
 
@@ -185,7 +200,7 @@ def _open(config: ConfigDict, data: str, model: str) -> Inputs:
         )
     architecture = models.read_config(folder)
     programs.check(config, architecture, model)
-    return Inputs(files.local(data, "data"), manifest, pairs, total, model, folder, architecture)
+    return Inputs(files.place(data, "data"), manifest, pairs, total, model, folder, architecture)
 
 
 def _total_steps(config: ConfigDict, data: str, records: int) -> int:
@@ -230,12 +245,10 @@ def _profiled(words: str) -> range:
     return range(int(first), int(last) + 1)
 
 
-def _say_start(
-    config: ConfigDict, inputs: Inputs, digest: str, mesh: Mesh, plan: packing.Plan, start: int, identity: str
-) -> None:
+def _say_start(config: ConfigDict, inputs: Inputs, setting: Setting, digest: str) -> None:
     """The run on one screen."""
     real = inputs.pairs.lengths()[: inputs.total * config.pairs].sum() / inputs.total
-    shape, manifest = inputs.encoder, inputs.manifest
+    shape, manifest, mesh, plan, start = inputs.encoder, inputs.manifest, setting.mesh, setting.plan, setting.start
     rows = [" + ".join(f"{g.rows} x {g.tokens} tokens" for g in groups) for groups in plan.shapes]
     times = np.bincount(plan.shape_n, minlength=len(rows))
     lines = {
@@ -253,7 +266,7 @@ def _say_start(
         "fill": f"{plan.fill:.3f}, {plan.ceiling:.3f} if each step had its own count; {real:,.0f} tokens a step, "
         f"{max(g.segments for groups in plan.shapes for g in groups)} views a row at most",
         "steps": f"{inputs.total}" + (f", going on after step {start}" if start else ""),
-        "seed": f"{config.seed}, run {identity[:8]}",
+        "seed": f"{config.seed}, run {setting.identity[:8]}",
     }
     for key, value in lines.items():
         hosts.say(f"{key:8s} {value}")
