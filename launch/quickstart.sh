@@ -20,10 +20,10 @@ installed=$SECONDS
 
 stage() {
   echo
-  echo "== $1"
-  local from=$SECONDS
-  python -m "univar_jax.$@"
-  echo "-- $1: $((SECONDS - from)) s"
+  local name=$1 from=$SECONDS
+  echo "== $name"
+  python -m "univar_jax.$name" "${@:2}"
+  echo "-- $name: $((SECONDS - from)) s"
 }
 # The English sources are trained and scored; the others are embedded and only shown on the map.
 stage prepare --qa="$sample" --lang=eng --encoder=minilm --out="$out/data" "${config[@]}"

@@ -5,12 +5,13 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 source launch/venv.sh
-venv test
-marks="not slow"
+marks="not slow" extra=test
 if [[ ${1:-} == --slow ]]; then
-  marks=""
+  marks="" extra=slow
   shift
 fi
+venv "$extra"
 ruff format --check .
 ruff check .
+shellcheck --external-sources launch/*.sh launch/slurm.sbatch .ci/run
 python -m pytest -n "${TEST_WORKERS:-2}" --dist loadfile -m "$marks" "$@"

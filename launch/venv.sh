@@ -1,3 +1,4 @@
+# shellcheck shell=bash
 # Sourced by the other scripts. `venv EXTRA` makes .venv with plain venv and pip where it lacks univar_jax[EXTRA]
 # and puts its bin first in PATH; the second time it does nothing. VENV=FOLDER: another place.
 

@@ -13,7 +13,7 @@ import fsspec
 import numpy as np
 import pytest
 
-from tests.conftest import SAMPLE
+from tests.conftest import ROOT, SAMPLE
 from univar_jax import files
 from univar_jax.cli import UserError
 
@@ -66,8 +66,7 @@ def bucket(request, tmp_path_factory):
     else:
         pytest.importorskip("gcp_storage_emulator", reason="the [slow] extra is not installed")
         pytest.importorskip("gcsfs", reason="the [slow] extra is not installed")
-        start = f"import gcp_storage_emulator.server as s; s.create_server('localhost', {number}, True, 'bucket').run()"
-        command = [sys.executable, "-c", start]
+        command = [sys.executable, str(ROOT / "tests" / "gcs.py"), str(number)]
         # Without NO_GCE_CHECK Google's client asks for a metadata server first, and waits for it.
         values |= {"STORAGE_EMULATOR_HOST": url, "TENSORSTORE_GCS_HTTP_URL": url, "NO_GCE_CHECK": "true"}
     server = serve(command, url)
@@ -132,7 +131,8 @@ def test_every_stage_reads_and_writes_buckets(bucket, stage, tiny_bert, tiny_dat
 
 
 @pytest.mark.slow
-def test_what_is_wrong_in_a_bucket_ends_in_one_line(bucket, stage, tiny_data, tmp_path):
+def test_what_is_wrong_in_a_bucket_ends_in_one_line(bucket, stage, tiny_data, tmp_path, monkeypatch):
+    monkeypatch.setenv("UNIVAR_CACHE", str(tmp_path / "cache"))  # where no whole copy of these shards is
     (tmp_path / "config.py").write_text(CONFIG)
     store = fsspec.filesystem(bucket[:2])
     for path in tiny_data.iterdir():

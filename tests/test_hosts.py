@@ -2,6 +2,7 @@
 
 import json
 import os
+import resource
 import shutil
 import signal
 import socket
@@ -35,20 +36,22 @@ VALUES = {
 
 @pytest.fixture
 def start(tmp_path, tiny_data):
-    """start(processes, devices of each, workdir, **environment) → the processes of one run, begun."""
+    """start(processes, devices of each, workdir, largest_file) → the processes of one run, begun."""
     (tmp_path / "config.py").write_text(CONFIG.replace("{values}", str(VALUES)))
     begun = []
 
-    def start(count: int, devices: int, workdir: Path, *words: str, **values: str) -> list[subprocess.Popen]:
+    def start(count: int, devices: int, workdir: Path, *words: str, largest_file: int = 0) -> list[subprocess.Popen]:
         with socket.socket() as free:
             free.bind(("localhost", 0))
             port = free.getsockname()[1]
-        env = os.environ | {"XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}"} | values
+        env = os.environ | {"XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}"}
+        # Writing past a limit fails as on a full disk.
+        limit = lambda: largest_file and resource.setrlimit(resource.RLIMIT_FSIZE, (largest_file, largest_file))  # noqa: E731
         command = [sys.executable, "-m", "univar_jax.train", f"--config={tmp_path / 'config.py'}", *words]
         command += [f"--data={tiny_data}", f"--workdir={workdir}"]
         for n in range(count):
             own = [f"--coordinator=localhost:{port}", f"--num_processes={count}", f"--process_id={n}"]
-            pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+            pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, "preexec_fn": limit}
             begun.append(subprocess.Popen(command + own * (count > 1), cwd=ROOT, env=env, **pipes))
         return begun[-count:]
 
@@ -60,6 +63,10 @@ def start(tmp_path, tiny_data):
 
 def metrics(workdir):
     return [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+
+
+def contents(folder):
+    return {p.relative_to(folder): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
 
 
 def ended(processes):
@@ -78,12 +85,29 @@ def test_two_processes_give_one_runs_losses_and_another_mesh_goes_on(tmp_path, s
     two, one = metrics(tmp_path / "two"), metrics(tmp_path / "one")
     assert [line["step"] for line in two] == list(range(1, 9))
     np.testing.assert_allclose([x["loss"] for x in two], [x["loss"] for x in one], atol=1e-5)
-    # From the checkpoint of step 4, saved by two processes of four devices, one of two devices goes on.
-    shutil.rmtree(tmp_path / "two" / "checkpoints" / "8")
-    ended(start(1, 2, tmp_path / "two"))
-    again = metrics(tmp_path / "two")
-    assert [line["step"] for line in again] == list(range(1, 9))
-    np.testing.assert_allclose([x["loss"] for x in again], [x["loss"] for x in one], atol=1e-4)
+    # From the checkpoint of step 4, saved by two processes of four devices, one of four and one of eight go on.
+    for devices, fsdp in ((4, 4), (8, 1)):
+        shutil.rmtree(tmp_path / "two" / "checkpoints" / "8")
+        (said, _), *_ = ended(start(1, devices, tmp_path / "two", f"--config.mesh_fsdp={fsdp}"))
+        assert "going on after step 4" in said
+        again = metrics(tmp_path / "two")
+        assert [line["step"] for line in again] == list(range(1, 9))
+        np.testing.assert_allclose([x["loss"] for x in again], [x["loss"] for x in one], atol=1e-4)
+
+
+@pytest.mark.slow
+def test_a_disk_that_takes_no_more_ends_the_run_and_leaves_the_last_good_step(tmp_path, start):
+    ended(start(1, 1, tmp_path / "run"))
+    shutil.rmtree(tmp_path / "run" / "checkpoints" / "8")
+    before = contents(tmp_path / "run" / "checkpoints" / "4")
+    [full] = start(1, 1, tmp_path / "run", largest_file=100_000)
+    _, told = full.communicate(timeout=300)
+    assert full.returncode == 2
+    last = told.splitlines()[-1]
+    assert "a checkpoint could not be written" in last and "the last good one is of step 4" in last
+    assert contents(tmp_path / "run" / "checkpoints" / "4") == before
+    (said, _), *_ = ended(start(1, 1, tmp_path / "run"))
+    assert "going on after step 4" in said and "finished 8 steps" in said
 
 
 @pytest.mark.parametrize("count", [1, pytest.param(2, marks=pytest.mark.slow)])
