@@ -22,6 +22,12 @@ os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
 
 import pytest
 
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The longest file first: files go to the test processes in order, and at the end one would wait for it alone."""
+    items.sort(key=lambda item: item.path.name != "test_end_to_end.py")
+
+
 ROOT = Path(__file__).parent.parent
 SAMPLE = ROOT / "univar_jax" / "sample" / "qa"
 
