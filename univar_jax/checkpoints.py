@@ -23,7 +23,9 @@ _LAST = "_CHECKPOINT_METADATA"  # Orbax's; copied after all other files of a che
 
 
 def manager(workdir: str, keep: int | None) -> ocp.CheckpointManager:
-    """Orbax over RUN/checkpoints; the newest `keep` stay, and the one with the best k-NN; None = all.
+    """Orbax over RUN/checkpoints; the newest `keep` stay, and the one with the best k-NN; what a killed save left goes.
+
+    None = all stays as it is, for who only reads: a save may be going on.
 
     Items: params and moments (plain nested dicts of arrays), run (JSON).
 
@@ -42,7 +44,7 @@ def manager(workdir: str, keep: int | None) -> ocp.CheckpointManager:
     }
     folder = epath.Path(files.place(workdir, "workdir")) / _FOLDER
     made = _Copied if workdir.startswith("s3://") else ocp.CheckpointManager
-    options = ocp.CheckpointManagerOptions(preservation_policy=policy)
+    options = ocp.CheckpointManagerOptions(preservation_policy=policy, cleanup_tmp_directories=bool(keep))
     return made(folder, options=options, item_handlers=handlers)
 
 
