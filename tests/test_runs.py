@@ -4,9 +4,10 @@ import json
 import os
 import shutil
 
+import jax.numpy as jnp
 import pytest
 
-from univar_jax import embed, runs
+from univar_jax import checkpoints, embed, runs, step
 from univar_jax.cli import UserError
 from univar_jax.export import export
 from univar_jax.train import train
@@ -64,6 +65,15 @@ def test_what_a_kill_left_unfinished_is_no_hindrance_and_goes(config, tiny_data,
     train(config, str(tiny_data), str(run))
     assert sorted(path.name for path in (run / "checkpoints").iterdir()) == ["1", "2"]
     assert list(run.glob(".*")) == []
+
+
+def test_the_best_checkpoint_stays_also_after_a_restart(config, tmp_path):
+    state = step.init(config, {"kernel": jnp.ones((2, 2))})
+    for saved in ({1: 0.9, 2: 0.1}, {3: 0.5, 4: 0.2}):
+        with checkpoints.manager(str(tmp_path), keep=1) as store:
+            for finished, score in saved.items():
+                checkpoints.save(store, finished, state, "me", {"eval/knn": score})
+    assert sorted(int(path.name) for path in (tmp_path / "checkpoints").iterdir()) == [1, 4]
 
 
 @pytest.mark.parametrize("content", ["{", "[]", "{}", '{"model_type": "bert"}'])
