@@ -1,11 +1,14 @@
 """Packing places views and changes nothing else."""
 
+import os
+from pathlib import Path
+
 import jax
 import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
-from univar_jax import batches, encoder, mesh, models, packing, step
+from univar_jax import batches, encoder, mesh, models, packing, shards, step
 from univar_jax.config import complete
 from univar_jax.packing import Group
 from univar_jax.shards import Pair
@@ -157,3 +160,12 @@ def test_what_is_compiled_for_is_what_comes():
     batch = next(iter(batches.feed(Records(), range(1), 4, plan, devices)))
     tell = lambda x: (x.shape, x.dtype, x.sharding)  # noqa: E731
     assert jax.tree.map(tell, batch) == jax.tree.map(tell, batches.abstract(4, shape[:1], devices))
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="only Linux says which files are open")
+def test_shards_that_nobody_reads_any_more_are_closed(tiny_data):
+    manifest = shards.read_manifest(str(tiny_data))
+    before = len(os.listdir("/proc/self/fd"))
+    for _ in range(20):
+        shards.Shards(tiny_data, manifest, "train").read(0)
+    assert len(os.listdir("/proc/self/fd")) < before + 20

@@ -129,6 +129,17 @@ def test_sigterm_to_one_saves_everywhere_at_one_step(tmp_path, start, count):
     assert "finished" in status.show(str(tmp_path / "run"))
 
 
+def test_sigterm_again_and_again_changes_nothing(tmp_path, start):
+    [process] = start(1, 2, tmp_path / "run")
+    while not (tmp_path / "run" / "metrics.jsonl").exists() or not metrics(tmp_path / "run"):
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.05)
+    while process.poll() is None:  # until the very end, as a batch script and its scheduler may both do
+        process.send_signal(signal.SIGTERM)
+        time.sleep(0.05)
+    ended([process])
+
+
 def test_a_late_host_is_named(tmp_path):
     script = (
         "import sys, time; from univar_jax import hosts\n"

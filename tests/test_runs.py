@@ -2,10 +2,12 @@
 
 import json
 import os
+import shutil
 
+import jax.numpy as jnp
 import pytest
 
-from univar_jax import embed, runs
+from univar_jax import checkpoints, embed, runs, step
 from univar_jax.cli import UserError
 from univar_jax.export import export
 from univar_jax.train import train
@@ -50,6 +52,30 @@ def test_a_step_that_was_not_saved_is_told_with_those_that_were(place):
         runs.read(str(place / "run"), 7)
 
 
+def test_what_a_kill_left_unfinished_is_no_hindrance_and_goes(config, tiny_data, tmp_path):
+    run = tmp_path / "run"
+    run.mkdir()
+    (run / ".config.json.77.tmp").write_text("{")  # killed in the run's first moment
+    train(config, str(tiny_data), str(run))
+    shutil.rmtree(run / "checkpoints" / "2")
+    shutil.copytree(run / "checkpoints" / "1", run / "checkpoints" / "7.orbax-checkpoint-tmp")
+    (run / ".status.json.78.tmp").write_text("{")
+    assert runs.read(str(run)).step == 1  # who only reads leaves it: it may be a save that goes on
+    assert (run / "checkpoints" / "7.orbax-checkpoint-tmp").exists()
+    train(config, str(tiny_data), str(run))
+    assert sorted(path.name for path in (run / "checkpoints").iterdir()) == ["1", "2"]
+    assert list(run.glob(".*")) == []
+
+
+def test_the_best_checkpoint_stays_also_after_a_restart(config, tmp_path):
+    state = step.init(config, {"kernel": jnp.ones((2, 2))})
+    for saved in ({1: 0.9, 2: 0.1}, {3: 0.5, 4: 0.2}):
+        with checkpoints.manager(str(tmp_path), keep=1) as store:
+            for finished, score in saved.items():
+                checkpoints.save(store, finished, state, "me", {"eval/knn": score})
+    assert sorted(int(path.name) for path in (tmp_path / "checkpoints").iterdir()) == [1, 4]
+
+
 @pytest.mark.parametrize("content", ["{", "[]", "{}", '{"model_type": "bert"}'])
 def test_another_programs_config_json_is_no_run_and_stays(content, config, tiny_data, tmp_path):
     (tmp_path / "config.json").write_text(content)
@@ -73,8 +99,6 @@ def test_looking_at_a_finished_run_with_other_machine_keys_changes_nothing(confi
 
 
 def test_a_checkpoint_that_is_cut_is_told_in_one_line(config, place, tiny_data, tmp_path):
-    import shutil
-
     shutil.copytree(place / "run", tmp_path / "run")
     files = [p for p in (tmp_path / "run" / "checkpoints" / "2" / "params").rglob("*") if p.is_file()]
     largest = max(files, key=lambda p: p.stat().st_size)

@@ -23,7 +23,9 @@ _LAST = "_CHECKPOINT_METADATA"  # Orbax's; copied after all other files of a che
 
 
 def manager(workdir: str, keep: int | None) -> ocp.CheckpointManager:
-    """Orbax over RUN/checkpoints; the newest `keep` stay, and the one with the best k-NN; None = all.
+    """Orbax over RUN/checkpoints; the newest `keep` stay, and the one with the best k-NN; what a killed save left goes.
+
+    None = all stays as it is, for who only reads: a save may be going on.
 
     Items: params and moments (plain nested dicts of arrays), run (JSON).
 
@@ -31,9 +33,9 @@ def manager(workdir: str, keep: int | None) -> ocp.CheckpointManager:
       UserError: many processes and a RUN on s3://.
     """
     kept = ocp.checkpoint_managers
-    policy = None
+    policy, score = None, lambda scores: scores["eval/knn"]
     if keep:
-        best = kept.BestN(get_metric_fn=lambda scores: scores["eval/knn"], n=1, keep_checkpoints_without_metrics=False)
+        best = kept.BestN(get_metric_fn=score, n=1, keep_checkpoints_without_metrics=False)
         policy = kept.AnyPreservationPolicy([kept.LatestN(keep), best])
     handlers: dict[str, ocp.CheckpointHandler] = {
         "params": ocp.StandardCheckpointHandler(),
@@ -42,7 +44,11 @@ def manager(workdir: str, keep: int | None) -> ocp.CheckpointManager:
     }
     folder = epath.Path(files.place(workdir, "workdir")) / _FOLDER
     made = _Copied if workdir.startswith("s3://") else ocp.CheckpointManager
-    options = ocp.CheckpointManagerOptions(preservation_policy=policy)
+    options = ocp.CheckpointManagerOptions(
+        preservation_policy=policy,
+        best_fn=score,  # without it Orbax writes no scores down, and after a restart the best would be forgotten
+        cleanup_tmp_directories=bool(keep),
+    )
     return made(folder, options=options, item_handlers=handlers)
 
 

@@ -99,6 +99,11 @@ def whole(path: Place) -> Iterator[BinaryIO]:
         aside.unlink(missing_ok=True)
 
 
+def leftovers(folder: Place, name: str = "*") -> list[Place]:
+    """What killed processes left of files that `whole` had not named yet; in a bucket there is nothing."""
+    return [] if remote(folder) else list(folder.glob(f".{name}.*.tmp"))
+
+
 def write(path: Place, data: bytes) -> None:
     """Writes a small file whole."""
     with whole(path) as file:

@@ -148,6 +148,11 @@ class Stop:
         return multihost_utils.reached_preemption_sync_point(step)
 
 
+def hear_no_more() -> None:
+    """Ignores SIGTERM while the process ends, which takes seconds: all is saved, so it is to end with 0."""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+
+
 def agreed(value: bool) -> bool:
     """Process 0's answer, in all processes, which all ask; costs nothing where there is one."""
     if jax.process_count() == 1:

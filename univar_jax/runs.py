@@ -124,14 +124,20 @@ def check_free(folder: Place) -> None:
     Raises:
       UserError: it holds anything else.
     """
-    if folder.exists() and (not folder.is_dir() or any(path.name != BILL for path in folder.iterdir())):
+    # All that is there of a run, or a dry run, which was killed in its first moment.
+    nameless = [path for name in (_CONFIG, BILL) for path in files.leftovers(folder, name)]
+    if folder.exists() and (
+        not folder.is_dir() or any(path.name != BILL and path not in nameless for path in folder.iterdir())
+    ):
         raise UserError(f"--workdir={folder} exists and is no run; give another one")
 
 
 def describe(workdir: str, about: dict) -> None:
-    """Makes RUN and writes its config.json."""
+    """Makes RUN and writes its config.json; files that a killed process had not named yet go."""
     folder = files.place(workdir, "workdir")
     folder.mkdir(parents=True, exist_ok=True)
+    for leftover in files.leftovers(folder):
+        leftover.unlink(missing_ok=True)
     text = json.dumps(about, indent=1, sort_keys=True, ensure_ascii=False) + "\n"
     files.write(folder / _CONFIG, text.encode())
 

@@ -7,6 +7,7 @@ import os
 import struct
 from collections.abc import Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from io import FileIO
 
 import google_crc32c
 import numpy as np
@@ -169,7 +170,7 @@ class Shards:
         for shard in self._shards:
             if shard["file"] not in there:
                 raise UserError(f"{folder / shard['file']} is missing; {_AGAIN}")
-        self._files: dict[int, Future[int]] = {}
+        self._files: dict[int, Future[FileIO]] = {}
 
     def __len__(self) -> int:
         return len(self.index)
@@ -192,22 +193,22 @@ class Shards:
         start = int(self.index["offset"][record])
         last = inside + 1 == self._shards[shard]["records"]
         stop = self._shards[shard]["bytes"] if last else int(self.index["offset"][record + 1])
-        data = os.pread(self._file(shard), stop - start, start)
+        data = os.pread(self._file(shard).fileno(), stop - start, start)
         return _parse(data, _dtype(self._codec), self._folder / self._shards[shard]["file"], inside)
 
-    def _file(self, shard: int) -> int:
+    def _file(self, shard: int) -> FileIO:
         for near in (shard, shard + 1):  # the next one is copied and checked while this one is read
             if near < len(self._shards) and near not in self._files:
                 self._files[near] = _AHEAD.submit(self._open, near)
         return self._files[shard].result()
 
-    def _open(self, shard: int) -> int:
-        """A descriptor of a shard on this machine's disk that has every byte of the manifest's."""
+    def _open(self, shard: int) -> FileIO:
+        """A shard on this machine's disk with every byte of the manifest's; it closes when nobody reads it any more."""
         path, sha256 = self._folder / self._shards[shard]["file"], self._shards[shard]["sha256"]
         try:
             copy = files.copied(path, sha256)
             if files.hash_of(copy) == sha256:
-                return os.open(copy, os.O_RDONLY)
+                return copy.open("rb", buffering=0)
         except FileNotFoundError as error:
             raise UserError(f"{path} is missing; {_AGAIN}") from error
         found, _ = scan(path, self._codec)  # names the first record that is damaged

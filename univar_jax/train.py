@@ -69,7 +69,7 @@ def train(config: ConfigDict, data: str, workdir: str, model: str = "", profile:
     hosts.meet("start")  # all have checked RUN: from here on one writes it
     if hosts.speaks() and not runs.is_run(workdir):
         runs.describe(workdir, about)  # first of all: a RUN without it is nobody's
-    with checkpoints.manager(workdir, config.keep) as store, hosts.Stop() as stop:
+    with hosts.Stop() as stop, checkpoints.manager(workdir, config.keep) as store:
         start = store.latest_step() or 0
         if start >= total:
             hosts.say(f"{workdir} is finished and the same: {start} of {total} steps")
@@ -79,11 +79,9 @@ def train(config: ConfigDict, data: str, workdir: str, model: str = "", profile:
         setting = Setting(workdir, mesh, plan, store, start, about["identity"])
         _say_start(config, inputs, setting, digest)
         ended = _run(config, inputs, setting, params, profile, stop)
-    if ended < total:
-        hosts.say(f"SIGTERM: saved after step {ended} of {total}; the same command goes on from there")
-    else:
-        hosts.say(f"finished {total} steps: {workdir}")
-    status.tell(workdir, total, "finished" if ended == total else "stopped by SIGTERM")
+        stopped = f"SIGTERM: saved after step {ended} of {total}; the same command goes on from there"
+        hosts.say(stopped if ended < total else f"finished {total} steps: {workdir}")
+        status.tell(workdir, total, "finished" if ended == total else "stopped by SIGTERM")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -297,5 +295,6 @@ if __name__ == "__main__":
         else:
             cli.require(f, "data", "workdir")
             train(config, f.data, f.workdir, f.encoder, _profiled(f.profile_steps))
+            hosts.hear_no_more()
 
     cli.run(_main)
