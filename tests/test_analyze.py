@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from univar_jax import analyze, embeddings, figures, qa
+from univar_jax import analyze, embeddings, figures, qa, splits
 from univar_jax.cli import UserError
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -145,11 +145,37 @@ def test_page_is_self_contained_and_escapes_names(whole):
     assert str(whole[0].parent) not in page + (whole[0] / "metrics.json").read_text()
 
 
-def test_distances_are_a_square_with_names(whole):
-    header, *rows = csv.reader((whole[0] / "distances.csv").read_text().splitlines())
-    assert header == ["source", *(r[0] for r in rows)] and len(rows) == 6
-    d_ss = np.array([r[1:] for r in rows], float)
-    assert (d_ss == d_ss.T).all() and (np.diag(d_ss) == 0).all() and d_ss[np.triu_indices(6, 1)].min() > 0
+def test_distances_are_a_row_a_pair_and_those_of_metrics(whole):
+    rows = list(csv.DictReader((whole[0] / "distances.csv").read_text().splitlines()))
+    apart = whole[2]["distances"]
+    assert len(rows) == 15 and list(rows[0]) == ["a", "b", *figures.PAIR_COLUMNS]
+    for row in rows:
+        i, j = (apart["names"].index(row[side]) for side in "ab")
+        for key in figures.PAIR_COLUMNS:
+            assert float(row[key]) == apart[key][i][j] == apart[key][j][i]
+    assert max(float(row["q"]) for row in rows) < 0.05  # all sources were planted apart
+    assert all(float(row["energy"]) > float(row["floor"]) > 0 for row in rows)
+
+
+def test_whole_run_says_everything_beside_the_scores(whole):
+    _, screen, m = whole
+    assert m["permutation_p"] == 0.001 and ", p 0.001" in screen and ", TF-IDF " in screen
+    assert f"ratio     tuned: values to control {m['value_to_control']['ratio']:.2f} [" in screen
+    assert "15 of 15 pairs of sources apart" in screen and "across    tuned, one to two" in screen
+    assert m["distances"]["mantel"]["language"]["centroid"]["n"] == 6 and m["distances"]["mantel"]["reference"] is None
+    assert len(m["questions"]) == 15 and m["questions"][0]["shared"] == 40
+    assert m["map"]["pca"]["trustworthiness"] > 0.5 and m["map"]["umap"]["continuity"] > 0.5
+    assert (
+        m["settings"]["permutations"] == 999 and len(m["distances"]["linkage"]) == len(m["distances"]["support"]) == 5
+    )
+
+
+def test_whole_page_shows_what_was_measured(whole):
+    page, m = (whole[0] / "report.html").read_text(), whole[2]
+    for words in ("TF-IDF", "Values to control", "split by count", "equal lengths", "one → two", "Mantel", "support"):
+        assert words in page, words
+    assert "trustworthiness" in page and "Most different" in page
+    assert f"{100 * m['tfidf']['acc']:.1f} %" in page and f"{m['value_to_control']['ratio']:.2f}" in page
 
 
 @pytest.fixture
@@ -190,6 +216,33 @@ def test_control_rows_alone_still_make_a_report(tmp_path):
     assert m["knn"] is None and m["control"]["n"] == 8 and m["control_rows"] == 8
 
 
+def test_copies_on_both_sides_are_an_error_until_allowed(tmp_path):
+    rows = corpus(20, models=("m1", "m2"), langs=("eng",))
+    held = next(row for row in rows if row["split"] == "heldout")
+    copy = held | {"question_id": "other", "split": "train"}
+    rows += [copy, copy | {"model": "m2", "source": "m2$eng"}]
+    file = write(tmp_path / "e.parquet", rows, vectors(rows, 3, 0))
+    with pytest.raises(
+        UserError, match=r"1 of \d+ scored values rows stand on the fit side too.* \(1 under .*--allow_"
+    ):
+        run(tmp_path, file)
+    m = run(tmp_path, file, allow_leakage=True)
+    assert m["leakage"] == {"rows": 1, "of_source": 1, "questions": m["leakage"]["questions"]}
+    with pytest.raises(UserError, match="exists with other content"):
+        run(tmp_path, file)  # what was allowed is part of what the report is
+
+
+def test_a_reference_is_tested_and_named_without_its_folder(tmp_path):
+    rows = corpus(8, models=("a", "b", "c", "d"), langs=("eng",))
+    lines = ["," + ",".join("abcd")] + [
+        f"{n}," + ",".join(str(abs(i - j)) for j in range(4)) for i, n in enumerate("abcd")
+    ]
+    (tmp_path / "ref.csv").write_text("\n".join(lines))
+    m = run(tmp_path, write(tmp_path / "e.parquet", rows, vectors(rows, 3, 0)), reference=str(tmp_path / "ref.csv"))
+    assert m["distances"]["mantel"]["reference"]["level"] == "model" and m["settings"]["reference"] == "ref.csv"
+    assert "ref.csv, by model" in (tmp_path / "r" / "report.html").read_text()
+
+
 def test_vectors_off_unit_length_are_scaled_and_counted(small, tmp_path):
     rows, file = small
     m = run(tmp_path, write(tmp_path / "long.parquet", rows, vectors(rows, 3, 0) * 3))
@@ -202,10 +255,10 @@ def test_own_split_keeps_a_question_on_one_side_and_says_so(tmp_path):
     file = write(tmp_path / "e.parquet", rows, vectors(rows, 1, 0), drop=["split"])
     encoder, notes = read(file), []
     groups = encoder.columns["question_id"]
-    fit_n = analyze._fit_side(encoder, groups, 0, notes)
+    fit_n = splits.held_out(encoder, groups, 0, notes)
     assert not set(groups[fit_n]) & set(groups[~fit_n]) and 0.6 < fit_n.mean() < 0.95
     assert "the encoder may have seen them" in notes[0]
-    assert (analyze._fit_side(encoder, groups, 1, []) != fit_n).any()
+    assert (splits.held_out(encoder, groups, 1, []) != fit_n).any()
 
 
 def test_unseen_rows_follow_the_rule_in_the_metadata(tmp_path):
@@ -214,7 +267,7 @@ def test_unseen_rows_follow_the_rule_in_the_metadata(tmp_path):
     encoder = read(file)
     groups = [r["question_id"][0] for r in rows]  # of several questions the first
     assert encoder.columns["question_id"].tolist() == groups
-    fit_n = analyze._fit_side(encoder, np.array(groups, object), 0, [])
+    fit_n = splits.held_out(encoder, np.array(groups, object), 0, [])
     np.testing.assert_array_equal(fit_n, ~qa.heldout(groups, 5, 0.6))
 
 

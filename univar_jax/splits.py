@@ -93,15 +93,15 @@ def length_matched(lengths_n: np.ndarray, sources_n: np.ndarray, fit_n: np.ndarr
     edges = np.quantile(lengths_n, np.arange(1, LENGTH_BINS) / LENGTH_BINS) if len(lengths_n) else np.zeros(0)
     strata_n = _codes(np.searchsorted(edges, lengths_n, side="right"), fit_n)
     names, source_n = np.unique(sources_n, return_inverse=True)
-    take_b = _table(strata_n, source_n, len(names)).min(1)
+    take_b = _table(strata_n, source_n, len(names)).min(1, initial=len(lengths_n))
     cells_n = strata_n * len(names) + source_n
     return _drawn(cells_n, np.repeat(take_b, len(names)), seed, resamples.LENGTHS)
 
 
 def _table(rows_n: np.ndarray, columns_n: np.ndarray, columns: int) -> np.ndarray:
     """How many rows fall on each (row, column), int [r, c]."""
-    size = (rows_n.max(initial=-1) + 1) * columns
-    return np.bincount(rows_n * columns + columns_n, minlength=size).reshape(-1, columns)
+    rows = rows_n.max(initial=-1) + 1
+    return np.bincount(rows_n * columns + columns_n, minlength=rows * columns).reshape(rows, columns)
 
 
 def _whole(sources_n: np.ndarray, fit_n: np.ndarray, keep_n: np.ndarray) -> np.ndarray:
