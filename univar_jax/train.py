@@ -26,6 +26,7 @@ from univar_jax import (
     loop,
     models,
     packing,
+    patience,
     programs,
     runs,
     shards,
@@ -74,15 +75,18 @@ def train(config: ConfigDict, data: str, workdir: str, model: str = "", profile:
         if start >= total:
             hosts.say(f"{workdir} is finished and the same: {start} of {total} steps")
             return
+        if patience.ended(workdir, start, total, config.patience):
+            return
         if hosts.speaks():
             runs.describe(workdir, about)  # again: the machine's keys may be others now
         _say_start(config, inputs, digest, mesh, plan, start, about["identity"])
         ended = _run(config, inputs, workdir, mesh, plan, params, checkpoints, start, about["identity"], profile, stop)
-    if ended < total:
+    done = ended == total or patience.ended(workdir, ended, total, config.patience)
+    if not done:
         hosts.say(f"SIGTERM: saved after step {ended} of {total}; the same command goes on from there")
-    else:
+    elif ended == total:
         hosts.say(f"finished {total} steps: {workdir}")
-    status.tell(workdir, total, "finished" if ended == total else "stopped by SIGTERM")
+    status.tell(workdir, total, "finished" if done else "stopped by SIGTERM")
 
 
 def _run(
@@ -127,6 +131,7 @@ def _run(
             stop=stop.wanted,
             profile=profile,
             trace=files.local(workdir, "workdir") / "profile",
+            past=patience.known(workdir, start),
         )
         feed = batches.feed(inputs.pairs, steps, config.pairs, plan, mesh)
         ended = loop.run(config, calls, state, feed, steps, progress)
