@@ -172,7 +172,7 @@ def test_whole_run_says_everything_beside_the_scores(whole):
 
 def test_whole_page_shows_what_was_measured(whole):
     page, m = (whole[0] / "report.html").read_text(), whole[2]
-    for words in ("TF-IDF", "Values to control", "split by count", "equal lengths", "one → two", "Mantel", "support"):
+    for words in ("TF-IDF", "Values to control", "split by count", "Equal lengths", "one → two", "Mantel", "support"):
         assert words in page, words
     assert "trustworthiness" in page and "Most different" in page
     assert f"{100 * m['tfidf']['acc']:.1f} %" in page and f"{m['value_to_control']['ratio']:.2f}" in page
