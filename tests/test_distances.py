@@ -34,13 +34,28 @@ def test_energy_is_the_double_loops():
     draws = np.random.default_rng(0)
     x, y = noise(draws, 12).astype(float), noise(draws, 9).astype(float)
 
-    def mean(a, b, own):
-        far = [np.linalg.norm(p - q) for i, p in enumerate(a) for j, q in enumerate(b) if not own or i != j]
+    def mean(a, b, of_a, of_b):
+        far = [
+            np.linalg.norm(p - q) for p, c in zip(a, of_a, strict=True) for q, e in zip(b, of_b, strict=True) if c != e
+        ]
         return np.mean(far)
 
-    naive = 2 * mean(x, y, False) - mean(x, x, True) - mean(y, y, True)
-    assert distances.energy(x, y) == pytest.approx(naive, abs=1e-5)
+    for cells in (np.arange(21), np.concatenate([np.arange(12), np.arange(9)]), draws.integers(5, size=21)):
+        of_x, of_y = cells[:12], cells[12:]
+        naive = 2 * mean(x, y, of_x, of_y) - mean(x, x, of_x, of_x) - mean(y, y, of_y, of_y)
+        assert distances.energy(x, y, cells) == pytest.approx(naive, abs=1e-5)
     assert distances.energy(x, y) == pytest.approx(distances.energy(y, x), abs=1e-9)
+
+
+def test_answers_of_two_sources_to_equal_questions_are_not_nearer_than_others():
+    """Each question moves both sources' answers alike: over all pairs that would pull the energy below 0."""
+    found = []
+    for seed in range(200):
+        z_nd, sources, q = corpus((0, 0), 12, seed=seed, effect=3.0)
+        first = sources == "s0"
+        order = np.concatenate([np.flatnonzero(first), np.flatnonzero(~first)])
+        found.append(distances.energy(z_nd[first], z_nd[~first], q[order]))
+    assert abs(np.mean(found)) < 3.5 * np.std(found) / np.sqrt(200)
 
 
 def test_sums_of_any_labelling_are_those_of_its_parts():
@@ -48,7 +63,7 @@ def test_sums_of_any_labelling_are_those_of_its_parts():
     z_nd = noise(draws, 20)
     products, apart = distances.products_and_distances(z_nd)
     first_pn = draws.random((7, 20)) < 0.4
-    energies, cosines = distances.sums(apart, first_pn).energy(), distances.sums(products, first_pn).cosine()
+    energies, cosines = distances.energies(apart, np.arange(20), first_pn), distances.sums(products, first_pn).cosine()
     for first, far, cosine in zip(first_pn, energies, cosines, strict=True):
         assert far == pytest.approx(distances.energy(z_nd[first], z_nd[~first]), abs=1e-5)
         _, d_ss = distances.centroid(z_nd, first.astype(int))

@@ -59,6 +59,14 @@ def test_matched_lengths_are_distributed_equally():
     assert before[1] / before[0] > 1.8 and after[1] / after[0] < 1.1
 
 
+def test_a_source_of_its_own_lengths_is_left_out_of_the_matching():
+    sources = np.array(list("abcd"), object)[np.arange(400) % 4]
+    lengths = np.where(sources == "d", 5000, np.random.default_rng(0).integers(10, 900, 400))
+    fit_n = np.arange(400) < 280
+    keep_n = splits.length_matched(lengths, sources, fit_n, 0)
+    assert set(sources[keep_n]) == set("abc") and keep_n.sum() > 150
+
+
 def test_no_common_length_leaves_no_row():
     sources, fit_n = np.array(["a", "b"], object)[np.arange(40) % 2], np.arange(40) < 20
     assert not splits.length_matched(np.where(sources == "a", 10, 1000), sources, fit_n, 0).any()

@@ -2,6 +2,7 @@
 
 Of each two sources: the cosine distance of their mean directions, and the energy distance of their distributions
 (Székely & Rizzo 2013), E = 2 E|X - Y| - E|X - X'| - E|Y - Y'| with |·| Euclidean, which is 0 only for equal ones.
+Answers to one question are alike, whoever gives them, so all three means are over answers to different questions.
 """
 
 import dataclasses
@@ -37,14 +38,10 @@ class Sums:
     n: np.ndarray
     m: np.ndarray
 
-    def energy(self) -> np.ndarray:
-        """2 E|X - Y| - E|X - X'| - E|Y - Y'|, of sums of distances.
-
-        A row and itself are no pair (the U-statistic), so that few rows are not farther apart than many, and equal
-        distributions give numbers around 0, some below it.
-        """
-        within = (pairs / np.maximum(size * (size - 1), 1) for pairs, size in ((self.uu, self.n), (self.vv, self.m)))
-        return 2 * self.uv / (self.n * self.m) - sum(within)
+    def over(self, pairs: "Sums") -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Means, where `pairs` are the sums of how often each pair counts; 0 over none."""
+        of = ((self.uu, pairs.uu), (self.uv, pairs.uv), (self.vv, pairs.vv))
+        return tuple(total / np.maximum(count, 1) for total, count in of)
 
     def cosine(self) -> np.ndarray:
         """1 - cos of the mean vectors, of sums of products; 1 where one of them is zero."""
@@ -77,11 +74,26 @@ def products_and_distances(z_nd: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return g_nn.astype(np.float32), d_nn.astype(np.float32)
 
 
-def energy(x_nd: np.ndarray, y_md: np.ndarray) -> float:
-    """Energy distance of two sets of unit vectors, float [n, d] and [m, d]."""
+def energies(d_nn: np.ndarray, cells_n: np.ndarray, first_pn: np.ndarray) -> np.ndarray:
+    """2 E|X - Y| - E|X - X'| - E|Y - Y'| over pairs of rows in different cells, for each of some labellings.
+
+    So few rows are not farther apart than many, and equal distributions give numbers around 0, some below it.
+
+    Args:
+      d_nn: float [n, n] distances.
+      cells_n: [n] the question, or question group, of each row.
+      first_pn: bool [p, n] which rows belong to the first part.
+    """
+    apart_nn = (cells_n[:, None] != cells_n[None]).astype(d_nn.dtype)
+    uu, uv, vv = sums(d_nn * apart_nn, first_pn).over(sums(apart_nn, first_pn))
+    return 2 * uv - uu - vv
+
+
+def energy(x_nd: np.ndarray, y_md: np.ndarray, cells_n: np.ndarray | None = None) -> float:
+    """Energy distance of unit vectors, float [n, d] and [m, d]; each row is a cell where none are given."""
     _, d_nn = products_and_distances(np.concatenate([x_nd, y_md]))
-    first = np.arange(len(d_nn))[None] < len(x_nd)
-    return float(sums(d_nn.astype(np.float64), first).energy()[0])
+    cells_n = np.arange(len(d_nn)) if cells_n is None else cells_n
+    return float(energies(d_nn.astype(np.float64), cells_n, np.arange(len(d_nn))[None] < len(x_nd))[0])
 
 
 def centroid(z_nd: np.ndarray, sources_n: Sequence[str]) -> tuple[list[str], np.ndarray]:
@@ -101,7 +113,8 @@ def centroid(z_nd: np.ndarray, sources_n: Sequence[str]) -> tuple[list[str], np.
 def floors(z_nd: np.ndarray, groups_n: np.ndarray, seed: int) -> tuple[float, float] | None:
     """How far one source is from itself: the 95 % quantile over random halves of its question groups.
 
-    A half has half the rows, and other questions than its counterpart, so this floor is rather too high than too low.
+    A half has half the rows, and other questions than its counterpart, so that a floor is rather too high than too
+    low beside the distance of two sources over questions that both answered.
 
     Args:
       z_nd: float [n, d] vectors of one source.
@@ -117,7 +130,7 @@ def floors(z_nd: np.ndarray, groups_n: np.ndarray, seed: int) -> tuple[float, fl
     first_hg = lot_hg.argsort(1).argsort(1) < len(cells) / 2
     products, apart = products_and_distances(z_nd)
     halves = first_hg[:, code_n]
-    far_h2 = np.stack([sums(apart, halves).energy(), sums(products, halves).cosine()], 1)
+    far_h2 = np.stack([energies(apart, code_n, halves), sums(products, halves).cosine()], 1)
     return tuple(np.quantile(far_h2, _FLOOR, axis=0).tolist())
 
 
@@ -151,7 +164,7 @@ def pair(a: np.ndarray, b: np.ndarray, units: Sequence[resamples.Unit], rank: Se
     for (name, cell_n), rank_c in zip(units, rank, strict=True):
         both = np.intersect1d(cell_n[a], cell_n[b])
         in_a, in_b = a[np.isin(cell_n[a], both)], b[np.isin(cell_n[b], both)]
-        if min(len(in_a), len(in_b)) < MIN_ROWS:
+        if min(len(in_a), len(in_b)) < MIN_ROWS or len(both) < 2:
             continue
         counts = [np.bincount(rank_c[cell_n[rows]], minlength=len(rank_c)) for rows in (in_a, in_b)]
         # Whole cells while there is room; of a first cell that is too large, its first rows.
@@ -180,7 +193,7 @@ def test(z_nd: np.ndarray, drawn: Pair, seed: int, number: int) -> tuple[np.ndar
     # An exchange of whole cells may give all rows to one side: then nothing is apart.
     first_pn = first_pn[(first_pn.any(1)) & (~first_pn).any(1)]
     products, apart = products_and_distances(z_nd[drawn.rows])
-    found = np.stack([sums(apart, first_pn).energy(), sums(products, first_pn).cosine()])
+    found = np.stack([energies(apart, drawn.cells, first_pn), sums(products, first_pn).cosine()])
     # Equal labellings give numbers that differ in the last digit of float32.
     reached = (found >= found[:, :1] - 1e-6 * np.abs(found[:, :1]) - 1e-7).sum(1)
     return found[:, 0], reached / (1 + resamples.PERMUTATIONS)

@@ -100,11 +100,14 @@ def whole_part(table: Table, rows_n: np.ndarray, name: str, told: Tell) -> Part:
     alike_n[both_n] = splits.length_matched(*lengths, table.seed)
     matched = part(table, alike_n, table.fit_n)
     if done.told_apart and not matched.told_apart:
-        told(f"{name}: no answers of equal length in all {done.scores[0]['sources']} sources, so no such score.")
+        told(
+            f"{name}: no answers of equal length in half of its {done.scores[0]['sources']} sources, so no such score."
+        )
     for scores, counted, alike in zip(done.scores, by_count.scores, matched.scores, strict=True):
         told_apart = done.told_apart and matched.told_apart
         scores["by_count"] = counted if by_count.told_apart else None
-        scores["length_matched"] = alike | {"of": int(both_n.sum())} if told_apart else None
+        missing = sorted(set(sources[both_n]) - set(sources[alike_n]))
+        scores["length_matched"] = alike | {"of": int(both_n.sum()), "left_out": missing} if told_apart else None
     return dataclasses.replace(done, counted=by_count)
 
 

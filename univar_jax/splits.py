@@ -85,6 +85,9 @@ def same_size(sources_n: np.ndarray, control_n: np.ndarray, fit_n: np.ndarray, s
 def length_matched(lengths_n: np.ndarray, sources_n: np.ndarray, fit_n: np.ndarray, seed: int) -> np.ndarray:
     """bool [n]: rows of which all sources have, side by side, equally many in each tenth of all answers' lengths.
 
+    A source that shares few lengths with the others leaves all of them few rows. So sources are left out one by one,
+    each time the one without which most rows stay, down to half of them; what leaves most rows in all is taken.
+
     Args:
       lengths_n: int [n] characters of each answer.
       sources_n: [n].
@@ -93,9 +96,21 @@ def length_matched(lengths_n: np.ndarray, sources_n: np.ndarray, fit_n: np.ndarr
     edges = np.quantile(lengths_n, np.arange(1, LENGTH_BINS) / LENGTH_BINS) if len(lengths_n) else np.zeros(0)
     strata_n = _codes(np.searchsorted(edges, lengths_n, side="right"), fit_n)
     names, source_n = np.unique(sources_n, return_inverse=True)
-    take_b = _table(strata_n, source_n, len(names)).min(1, initial=len(lengths_n))
-    cells_n = strata_n * len(names) + source_n
-    return _drawn(cells_n, np.repeat(take_b, len(names)), seed, resamples.LENGTHS)
+    rows_bs = _table(strata_n, source_n, len(names))
+    kept = _sharing(rows_bs)
+    take_bs = np.zeros_like(rows_bs)
+    take_bs[:, kept] = rows_bs[:, kept].min(1, keepdims=True, initial=len(lengths_n))
+    return _drawn(strata_n * len(names) + source_n, take_bs.ravel(), seed, resamples.LENGTHS)
+
+
+def _sharing(rows_bs: np.ndarray) -> list[int]:
+    """The columns whose smallest numbers, row by row, come to most in all; see `length_matched`."""
+    kept, best = list(range(rows_bs.shape[1])), (-1, [])
+    while len(kept) >= max(2, (rows_bs.shape[1] + 1) // 2):
+        best = max(best, (len(kept) * int(rows_bs[:, kept].min(1).sum()), list(kept)), key=lambda found: found[0])
+        left = [int(rows_bs[:, [s for s in kept if s != out]].min(1).sum()) for out in kept]
+        kept.pop(int(np.argmax(left)))
+    return best[1]
 
 
 def _table(rows_n: np.ndarray, columns_n: np.ndarray, columns: int) -> np.ndarray:
