@@ -96,7 +96,7 @@ def test_p_is_uniform_where_two_sources_are_one(shared, monkeypatch):
 
 def test_a_planted_shift_is_found_and_the_rest_is_not():
     z_nd, sources, q = corpus((0, 0, 2.0), 60)
-    out = distances.between(z_nd, sources, [("question", q), ("question group", q // 2)], 0)
+    out = distances.between(z_nd, sources, q * 0, [("question", q), ("question group", q // 2)], 0)
     p, q_ss = np.array(out["p"], float), np.array(out["q"], float)
     assert p[0, 2] == p[1, 2] == 0.001 and p[0, 1] > 0.05 and q_ss[0, 2] == pytest.approx(0.0015)
     energy, floor = np.array(out["energy"], float), np.array(out["floor"], float)
@@ -108,10 +108,19 @@ def test_the_floor_is_a_sources_distance_from_itself():
     """Most independent halves of one distribution lie below it, and twice the shift lies above."""
     draws = np.random.default_rng(3)
     z_nd = noise(draws, 80)
-    far, _ = distances.floors(z_nd, np.arange(80), 0)
+    far, _ = distances.floors(z_nd, np.arange(80), np.zeros(80), 0)
     fresh = [distances.energy(noise(draws, 40), noise(draws, 40)) for _ in range(200)]
     assert 0.85 < np.mean(np.array(fresh) < far) <= 1
-    assert distances.floors(z_nd, np.zeros(80), 0) is None
+    assert distances.floors(z_nd, np.zeros(80), np.zeros(80), 0) is None
+
+
+def test_either_half_has_half_of_each_corpus():
+    """Two corpora far apart: were a half of one of them alone, the floor would be their distance."""
+    draws, corpora = np.random.default_rng(4), np.arange(80) % 2
+    z_nd = unit(draws.normal(size=(80, 6)) + 4 * np.eye(6)[corpora])
+    apart, _ = distances.floors(z_nd, np.arange(80), corpora, 0)
+    mixed, _ = distances.floors(z_nd, np.arange(80), corpora * 0, 0)
+    assert apart < mixed / 2 and apart < distances.energy(z_nd[::2], z_nd[1::2]) / 10
 
 
 def test_large_sources_are_compared_on_whole_questions_within_bounds():
@@ -134,14 +143,14 @@ def test_sources_of_two_languages_meet_in_their_question_groups():
 def test_a_source_with_too_few_rows_is_named_and_left_out():
     z_nd, sources, q = corpus((0, 0, 0), 20)
     keep = (sources != "s1") | (q < 4)
-    out = distances.between(z_nd[keep], sources[keep], [("question", q[keep]), ("group", q[keep])], 0)
+    out = distances.between(z_nd[keep], sources[keep], q[keep] * 0, [("question", q[keep]), ("group", q[keep])], 0)
     assert out["left_out"] == ["s1"] and out["p"][0][1] is None and out["q"][0][1] is None
     assert out["p"][0][2] is not None and out["centroid"][0][1] > 0
 
 
 def test_one_source_alone_has_no_pair():
     z_nd, sources, q = corpus((0,), 10)
-    out = distances.between(z_nd, sources, [("question", q), ("group", q)], 0)
+    out = distances.between(z_nd, sources, q * 0, [("question", q), ("group", q)], 0)
     assert out["centroid"] == [[0]] and out["p"] == [[None]] and out["linkage"] == out["support"] == []
 
 

@@ -21,10 +21,10 @@ The above is a part. Beside it, of each encoder (the top level is the first one)
   encoder, weights, step, config_hash, version, qas_per_view
 And once:
   encoders: [the same keys]; paired: [{encoder, against, metric, difference, ci, groups, verdict}]
-  distances: names, left_out, and [s][s] of centroid (all rows), rows and shared (rows, and questions both answered, of
-      a test), energy, floor (the larger of the two sources' from random halves), p, q, centroid_floor, centroid_p,
-      centroid_q; linkage (scipy's), support of each of its rows; mantel: {"language": {"centroid", "energy": {r, p, n,
-      permutations, exact}}, "reference": {level, names, centroid, energy}}, null where it makes no sense
+  distances: names, left_out, and [s][s] of centroid (all rows), centroid_shared and energy (over questions both
+      answered), rows and shared (how many of them), floor (the larger of what the two are from themselves), p, q,
+      centroid_floor, centroid_p, centroid_q; linkage (scipy's) and support of each of its rows; mantel: {"language":
+      {"centroid", "energy": {r, p, n, permutations, exact}}, "reference": {level, names, centroid, energy}} or null
   questions: [{a, b, unit, shared, distance, most, least, by_value, by_dataset}] (`questions.between`)
   map: umap and pca: {trustworthiness, continuity}; points, neighbours
   lang, source_names, rows, control_rows, seed, notes, inputs, settings (the counts behind all of this)
@@ -136,10 +136,15 @@ def _report(
     mapped_n = ~control_n | control_n.all()
     z_nd, columns = encoders[0].z_nd[mapped_n], {name: c[mapped_n] for name, c in table.columns.items()}
     units = [("question", table.questions_n[mapped_n]), ("question group", table.groups_n[mapped_n])]
-    apart = distances.between(z_nd, columns["source"], units, seed)
+    apart = distances.between(z_nd, columns["source"], columns["dataset"], units, seed)
     if apart["left_out"]:
         few = f"Fewer than {distances.MIN_ROWS} rows, so no test of distances: {', '.join(apart['left_out'])}."
         notes.append(few)
+    alone = [shared == 0 for i, row in enumerate(apart["shared"]) for shared in row[:i]]
+    if any(alone):
+        notes.append(
+            f"{sum(alone)} of {len(alone)} pairs of sources share no question: their distance is of topics, too."
+        )
     apart["mantel"] = _mantel(apart, columns, reference, seed, notes)
     drawn = maps.draw(z_nd, seed)
     metrics |= about | {"lang": langs, "seed": seed, "notes": notes, "source_names": apart["names"]}

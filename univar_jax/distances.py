@@ -110,7 +110,7 @@ def centroid(z_nd: np.ndarray, sources_n: Sequence[str]) -> tuple[list[str], np.
     return names.tolist(), dendrogram.centroids(z_nd.astype(np.float64), code_n, np.ones(len(code_n)), len(names))
 
 
-def floors(z_nd: np.ndarray, groups_n: np.ndarray, seed: int) -> tuple[float, float] | None:
+def floors(z_nd: np.ndarray, groups_n: np.ndarray, corpora_n: np.ndarray, seed: int) -> tuple[float, float] | None:
     """How far one source is from itself: the 95 % quantile over random halves of its question groups.
 
     A half has half the rows, and other questions than its counterpart, so that a floor is rather too high than too
@@ -119,15 +119,17 @@ def floors(z_nd: np.ndarray, groups_n: np.ndarray, seed: int) -> tuple[float, fl
     Args:
       z_nd: float [n, d] vectors of one source.
       groups_n: [n] question groups.
+      corpora_n: int [n] the corpus of each, of which either half has its half.
 
     Returns:
       (energy, cosine), or None for fewer than two groups.
     """
-    cells, code_n = np.unique(groups_n, return_inverse=True)
+    cells, first_c, code_n = np.unique(groups_n, return_index=True, return_inverse=True)
     if len(cells) < 2:
         return None
     lot_hg = resamples.draws(seed, resamples.HALVES).random((HALVES, len(cells)))
-    first_hg = lot_hg.argsort(1).argsort(1) < len(cells) / 2
+    # Every second group of an order by corpus, then by lot.
+    first_hg = (corpora_n[first_c] + lot_hg).argsort(1).argsort(1) % 2 == 0
     products, apart = products_and_distances(z_nd)
     halves = first_hg[:, code_n]
     far_h2 = np.stack([energies(apart, code_n, halves), sums(products, halves).cosine()], 1)
@@ -199,17 +201,21 @@ def test(z_nd: np.ndarray, drawn: Pair, seed: int, number: int) -> tuple[np.ndar
     return found[:, 0], reached / (1 + resamples.PERMUTATIONS)
 
 
-def between(z_nd: np.ndarray, sources_n: np.ndarray, units: Sequence[resamples.Unit], seed: int) -> dict:
+def between(
+    z_nd: np.ndarray, sources_n: np.ndarray, corpora_n: np.ndarray, units: Sequence[resamples.Unit], seed: int
+) -> dict:
     """Distances of all pairs of sources, their noise floors, p and q.
 
     Args:
       z_nd: float [n, d] unit vectors.
       sources_n: [n].
+      corpora_n: [n].
       units: [n] each: questions, then question groups.
 
     Returns:
       The keys of metrics.json's `distances`, but `mantel`: names [s], left_out, and symmetric [s, s] lists with None
-      where a pair was not tested. `centroid` is over all rows; what is tested, and `energy`, over the pair's own.
+      where a pair was not tested. `centroid` is over all rows; `centroid_shared`, `energy` and what is tested over
+      questions that both answered, where there are any.
     """
     names, d_ss = centroid(z_nd, sources_n)
     rows_s = [np.flatnonzero(sources_n == name) for name in names]
@@ -217,15 +223,16 @@ def between(z_nd: np.ndarray, sources_n: np.ndarray, units: Sequence[resamples.U
     rank = [_lot(cell_n, seed, number) for number, (_, cell_n) in enumerate(coded)]
     enough = [i for i, rows in enumerate(rows_s) if len(rows) >= MIN_ROWS]
     size = (len(names), len(names))
-    found = {key: np.full(size, np.nan) for key in ("energy", "p", "centroid_p", "shared", "rows")}
+    found = {key: np.full(size, np.nan) for key in ("energy", "centroid_shared", "p", "centroid_p", "shared", "rows")}
     floor_s2 = np.full((len(names), 2), np.nan)
+    corpus_n = np.unique(corpora_n, return_inverse=True)[1]
     for i in enough:
         rows = rows_s[i][np.argsort(rank[-1][coded[-1][1][rows_s[i]]], kind="stable")[: 2 * MAX_ROWS]]
-        floor_s2[i] = floors(z_nd[rows], coded[-1][1][rows], seed) or (np.nan, np.nan)
+        floor_s2[i] = floors(z_nd[rows], coded[-1][1][rows], corpus_n[rows], seed) or (np.nan, np.nan)
     for number, (i, j) in enumerate((i, j) for i in enough for j in enough if i < j):
         drawn = pair(rows_s[i], rows_s[j], coded, rank)
-        (far, _), (p, centroid_p) = test(z_nd, drawn, seed, number)
-        for key, value in zip(found, (far, p, centroid_p, drawn.shared, len(drawn.rows)), strict=True):
+        far, p = test(z_nd, drawn, seed, number)
+        for key, value in zip(found, (*far, *p, drawn.shared, len(drawn.rows)), strict=True):
             found[key][i, j] = found[key][j, i] = value
     found |= {"floor": _larger(floor_s2[:, 0]), "centroid_floor": _larger(floor_s2[:, 1]), "centroid": d_ss}
     found |= {"q": fdr(found["p"]), "centroid_q": fdr(found["centroid_p"])}

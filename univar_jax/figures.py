@@ -29,7 +29,8 @@ from univar_jax.maps import Maps
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#7F7F7F", "#882255", "#999933")
 MARKERS = "os^DvPX*<>ph"
 # Of distances.csv, after the two sources' names.
-PAIR_COLUMNS = ("rows", "shared", "centroid", "centroid_floor", "centroid_p", "centroid_q", "energy", "floor", "p", "q")
+PAIR_COLUMNS = ("rows", "shared", "centroid", "centroid_shared", "centroid_floor", "centroid_p", "centroid_q")
+PAIR_COLUMNS += ("energy", "floor", "p", "q")
 # Labels at all centroids cannot be read beyond this many.
 MAX_LABELS = 30
 _HULL_SHARE = 0.8
