@@ -136,7 +136,12 @@ def measure(table: Table, values_n: np.ndarray, control_n: np.ndarray, told: Tel
     control = whole_part(table, control_n, "Control", told) if control_n.any() else None
     sets = sorted(set(table.columns["dataset"][values_n]) - {""})
     in_set = {name: values_n & (table.columns["dataset"] == name) for name in sets}
-    by_set = {name: whole_part(table, rows_n, f"Dataset {name}", told) for name, rows_n in in_set.items()}
+    by_set = {}
+    for name, rows_n in in_set.items():
+        if (rows_n == values_n).all():  # one corpus is all there is: the same part
+            by_set[name] = dataclasses.replace(values, scores=[dict(scores) for scores in values.scores])
+        else:
+            by_set[name] = whole_part(table, rows_n, f"Dataset {name}", told)
     labels = {name: _labelled(table, values_n, name) for name in ("lang", "model")}
     across = _across(table, in_set)
     ratios = _value_to_control(table, values, control, values_n, control_n, told)
