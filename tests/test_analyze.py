@@ -1,10 +1,7 @@
-"""One whole report of two encoders over planted sources; then every way a file or an OUT can be wrong."""
+"""Every way a file or an OUT can be odd or wrong, on small planted reports; test_report has a whole one."""
 
-import csv
 import json
-import os
 import pathlib
-import re
 import subprocess
 import sys
 
@@ -13,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from univar_jax import analyze, embeddings, figures, qa
+from univar_jax import analyze, embeddings, figures, qa, splits
 from univar_jax.cli import UserError
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -51,105 +48,8 @@ def write(file, rows, z_nd, drop=(), **meta):
     return str(file)
 
 
-RUN = """
-import runpy, sys
-try:
-    runpy.run_module("univar_jax.analyze", run_name="__main__")
-except SystemExit as stop:
-    assert not stop.code, stop.code
-from univar_jax import analyze
-files, out = (a.split("=", 1)[1] for a in sys.argv[1:3])
-analyze.analyze(files.split(","), out + "_again", k=20, seed=3)
-names = {"jax", "jaxlib", "torch", "tensorflow", "keras"}
-print("loaded:", sorted(names & {m.split(".")[0] for m, there in sys.modules.items() if there}), "umap" in sys.modules)
-"""
-
-
 def foreign(file, embedding):
     pq.write_table(pa.table({"embedding": embedding, "source": ["a$eng"] * len(embedding)}), file)
-
-
-@pytest.fixture(scope="module")
-def whole(tmp_path_factory):
-    """Command line and function on the same files, where tensorflow, torch and keras could be imported."""
-    tmp = tmp_path_factory.mktemp("whole")
-    for name in ("tensorflow", "torch", "keras"):
-        (tmp / "bait" / name).mkdir(parents=True)
-        (tmp / "bait" / name / "__init__.py").touch()
-    values = corpus(25, "one") + corpus(15, "two", prefix="p")
-    control = corpus(12, "lima", "False", prefix="c")
-    tuned = {"encoder": "tuned", "weights": "aa", "step": 7, "holdout": '{"seed": 0, "share": 0.3}'}
-    files = [
-        write(tmp / "a.parquet", values, vectors(values, 4, 0), **tuned),
-        write(tmp / "b.parquet", values + control, vectors(values + control, 0, 1), encoder="before", weights="bb"),
-        write(tmp / "c.parquet", control[:-1], vectors(control[:-1], 0, 2), **tuned),
-    ]
-    arguments = [f"--embeddings={','.join(files)}", f"--out={tmp / 'r'}", "--k=20", "--seed=3"]
-    path = os.pathsep.join([str(tmp / "bait"), str(ROOT)])
-    done = subprocess.run(
-        [sys.executable, "-c", RUN, *arguments], env=os.environ | {"PYTHONPATH": path}, capture_output=True, text=True
-    )
-    assert done.returncode == 0, done.stderr
-    return tmp / "r", done.stdout, json.loads((tmp / "r" / "metrics.json").read_text())
-
-
-def test_whole_run_tells_planted_sources_apart(whole):
-    _, _, m = whole
-    assert m["sources"] == 6 and m["chance"] == pytest.approx(1 / 6)
-    assert [e["encoder"] for e in m["encoders"]] == ["tuned", "before"]
-    assert m["knn"] == m["encoders"][0]["knn"] and m["knn"]["k"] == 20
-    assert m["knn"]["acc"] > 0.9 and m["knn"]["acc_ci"][0] > 0.8 and m["knn"]["f1"] > 0.9
-    assert m["knn"]["acc_ci"][0] <= m["knn"]["acc"] <= m["knn"]["acc_ci"][1]
-    assert set(m["linear"]) == {"acc@1", "acc@3", "acc@5", "f1"}
-    assert m["encoders"][1]["knn"]["acc"] < 0.4 and m["control"]["knn"]["acc"] < 0.45
-    (pair,) = m["paired"]
-    assert pair["verdict"] == "above" and pair["against"] == "before" and pair["groups"] == m["groups"]
-    assert pair["difference"] == pytest.approx(m["knn"]["acc"] - m["encoders"][1]["knn"]["acc"])
-
-
-def test_whole_run_counts_what_it_used(whole):
-    _, _, m = whole
-    groups = [f"q{i}" for i in range(25)] + [f"p{i}" for i in range(15)]
-    held = qa.heldout(groups, 0, 0.3).sum()
-    assert (m["groups"], m["n_scored"], m["n"], m["few_clusters"]) == (held, held * 6, 240, True)
-    assert set(m["by_dataset"]) == {"one", "two"} and m["by_dataset"]["one"]["n"] == 150
-    # The joined control file lacks one row that the other encoder has.
-    assert m["rows"] == 240 + 71 and m["control"]["n"] == 71
-    assert any("1 rows of before are not in all files" in note for note in m["notes"])
-
-
-def test_whole_run_writes_every_file_and_equal_bytes_again(whole):
-    out, _, _ = whole
-    again = out.with_name("r_again")
-    assert sorted(p.name for p in again.iterdir()) == FILES
-    for name in FILES:
-        assert (out / name).read_bytes() == (again / name).read_bytes(), name
-    assert not list(out.parent.glob(".*partial"))
-
-
-def test_whole_run_loads_no_framework_and_says_the_figures_on_one_screen(whole):
-    out, screen, m = whole
-    assert "loaded: [] True" in screen  # though all of them could be imported
-    assert f"values    tuned: k-NN {m['knn']['acc']:.3f}" in screen and "few clusters" in screen
-    assert f"report    {out / 'report.html'}" in screen
-    assert "the language alone gives a source away" in screen
-
-
-def test_page_is_self_contained_and_escapes_names(whole):
-    page = (whole[0] / "report.html").read_text()
-    assert EVIL not in page and "&lt;script&gt;" in page and "<script" not in page
-    assert set(re.findall(r'(?:src|href)="([^"]{5})', page)) == {"data:"}
-    assert not re.search(r"https?://|url\(|@import", page)
-    assert page.count("<img") == page.count("alt=") == 4
-    assert "prefers-color-scheme" in page and "width=device-width" in page
-    assert str(whole[0].parent) not in page + (whole[0] / "metrics.json").read_text()
-
-
-def test_distances_are_a_square_with_names(whole):
-    header, *rows = csv.reader((whole[0] / "distances.csv").read_text().splitlines())
-    assert header == ["source", *(r[0] for r in rows)] and len(rows) == 6
-    d_ss = np.array([r[1:] for r in rows], float)
-    assert (d_ss == d_ss.T).all() and (np.diag(d_ss) == 0).all() and d_ss[np.triu_indices(6, 1)].min() > 0
 
 
 @pytest.fixture
@@ -190,6 +90,33 @@ def test_control_rows_alone_still_make_a_report(tmp_path):
     assert m["knn"] is None and m["control"]["n"] == 8 and m["control_rows"] == 8
 
 
+def test_copies_on_both_sides_are_an_error_until_allowed(tmp_path):
+    rows = corpus(20, models=("m1", "m2"), langs=("eng",))
+    held = next(row for row in rows if row["split"] == "heldout")
+    copy = held | {"question_id": "other", "split": "train"}
+    rows += [copy, copy | {"model": "m2", "source": "m2$eng"}]
+    file = write(tmp_path / "e.parquet", rows, vectors(rows, 3, 0))
+    with pytest.raises(
+        UserError, match=r"1 of \d+ scored values rows stand on the fit side too.* \(1 under .*--allow_"
+    ):
+        run(tmp_path, file)
+    m = run(tmp_path, file, allow_leakage=True)
+    assert m["leakage"] == {"rows": 1, "of_source": 1, "questions": m["leakage"]["questions"]}
+    with pytest.raises(UserError, match="exists with other content"):
+        run(tmp_path, file)  # what was allowed is part of what the report is
+
+
+def test_a_reference_is_tested_and_named_without_its_folder(tmp_path):
+    rows = corpus(8, models=("a", "b", "c", "d"), langs=("eng",))
+    lines = ["," + ",".join("abcd")] + [
+        f"{n}," + ",".join(str(abs(i - j)) for j in range(4)) for i, n in enumerate("abcd")
+    ]
+    (tmp_path / "ref.csv").write_text("\n".join(lines))
+    m = run(tmp_path, write(tmp_path / "e.parquet", rows, vectors(rows, 3, 0)), reference=str(tmp_path / "ref.csv"))
+    assert m["distances"]["mantel"]["reference"]["level"] == "model" and m["settings"]["reference"] == "ref.csv"
+    assert "ref.csv, by model" in (tmp_path / "r" / "report.html").read_text()
+
+
 def test_vectors_off_unit_length_are_scaled_and_counted(small, tmp_path):
     rows, file = small
     m = run(tmp_path, write(tmp_path / "long.parquet", rows, vectors(rows, 3, 0) * 3))
@@ -202,10 +129,10 @@ def test_own_split_keeps_a_question_on_one_side_and_says_so(tmp_path):
     file = write(tmp_path / "e.parquet", rows, vectors(rows, 1, 0), drop=["split"])
     encoder, notes = read(file), []
     groups = encoder.columns["question_id"]
-    fit_n = analyze._fit_side(encoder, groups, 0, notes)
+    fit_n = splits.held_out(encoder, groups, 0, notes)
     assert not set(groups[fit_n]) & set(groups[~fit_n]) and 0.6 < fit_n.mean() < 0.95
     assert "the encoder may have seen them" in notes[0]
-    assert (analyze._fit_side(encoder, groups, 1, []) != fit_n).any()
+    assert (splits.held_out(encoder, groups, 1, []) != fit_n).any()
 
 
 def test_unseen_rows_follow_the_rule_in_the_metadata(tmp_path):
@@ -214,7 +141,7 @@ def test_unseen_rows_follow_the_rule_in_the_metadata(tmp_path):
     encoder = read(file)
     groups = [r["question_id"][0] for r in rows]  # of several questions the first
     assert encoder.columns["question_id"].tolist() == groups
-    fit_n = analyze._fit_side(encoder, np.array(groups, object), 0, [])
+    fit_n = splits.held_out(encoder, np.array(groups, object), 0, [])
     np.testing.assert_array_equal(fit_n, ~qa.heldout(groups, 5, 0.6))
 
 

@@ -58,6 +58,7 @@ def test_without_ids_the_question_inside_the_text_is_the_group(rows, tmp_path):
     found = qa.groups({name: column.tolist() for name, column in encoder.columns.items()})
     assert found == [f"Is {row['question_id']} good?" for row in rows]
     assert np.unique(found).size == 5
+    assert encoder.columns["answer"].tolist() == [f"So says {row['model']}. A: Or not." for row in rows]
 
 
 def test_equal_rows_are_matched_by_their_number(tmp_path):

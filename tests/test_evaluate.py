@@ -1,4 +1,4 @@
-"""k-NN, probe, F1 and intervals against sklearn, against known truths, and against themselves."""
+"""k-NN, probe and F1 against sklearn, against known truths, and against themselves."""
 
 import numpy as np
 import pytest
@@ -89,54 +89,25 @@ def test_acc_at_k_is_left_out_where_it_says_nothing(sources, there):
     out, right_m = evaluate.score(z_nd, codes, groups, fit_n, k=3)
     assert set(out["linear"]) == {"f1"} | {f"acc@{k}" for k in there}
     assert out["chance"] == 1 / sources and out["n_scored"] == len(right_m) == 110
+    assert out["permutation_p"] == 0.001 and out["permutation_unit"] == "group"
+
+
+def test_labels_are_exchanged_within_the_finest_unit_that_is_given():
+    z_nd, codes = planted(120, 3, 9.0)
+    fit_n, groups = np.arange(120) < 60, np.arange(120) // 12
+    units = [("question", np.arange(120) // 3), ("question group", groups)]
+    out, right_m = evaluate.score(z_nd, codes, groups, fit_n, 5, units=units)
+    assert out["permutation_unit"] == "question" and 0.001 < out["permutation_p"] <= 1
+    assert right_m.mean() == out["knn"]["acc"]
+
+
+def test_sources_that_lack_a_side_are_named():
+    sources, fit_n = np.array(list("aabbcd")), np.array([1, 0, 0, 1, 1, 0], bool)
+    keep_n, left_out = evaluate.on_both_sides(sources, fit_n)
+    assert keep_n.tolist() == [True] * 4 + [False] * 2 and left_out == ["c", "d"]
 
 
 def test_weighted_f1_is_sklearns():
     draws = np.random.default_rng(0)
     truth, said = draws.integers(5, size=300), draws.integers(7, size=300)
     assert evaluate.weighted_f1(truth, said) == pytest.approx(f1_score(truth, said, average="weighted"))
-
-
-def test_interval_covers_the_truth_as_often_as_it_says():
-    """Rows of a group are all alike here: an interval that resampled rows would be √10 too narrow."""
-    draws, inside = np.random.default_rng(0), []
-    groups = np.repeat(np.arange(60), 10)
-    for seed in range(300):
-        right = np.repeat(draws.random(60) < 0.4, 10).astype(float)
-        lo, hi = evaluate.interval(right, groups, seed, resamples=400)
-        inside.append(lo <= 0.4 <= hi)
-    assert 0.9 <= np.mean(inside) <= 0.99
-
-
-def test_an_interval_needs_two_groups():
-    assert evaluate.interval(np.ones(5), ["q"] * 5) is None
-    assert evaluate.interval(np.ones(5), ["q"] * 4 + ["p"]) == [1, 1]
-
-
-def test_paired_differences_and_their_verdicts():
-    groups = np.repeat(np.arange(50), 4)
-    right = (np.random.default_rng(0).random(200) < 0.5).astype(float)
-    same = evaluate.paired(right, right, groups)
-    assert same == {"difference": 0.0, "ci": [0.0, 0.0], "groups": 50, "verdict": "no difference shown"}
-    assert evaluate.paired(np.ones(200), right, groups)["verdict"] == "above"
-    assert evaluate.paired(np.zeros(200), right, groups)["verdict"] == "below"
-
-
-def test_sources_without_one_side_are_named_and_left_out():
-    z_nd, codes = planted(60, 3, 0.1)
-    sources, fit_n, told = np.array(["a", "b", "c"])[codes], np.arange(60) < 30, []
-    sources[30:][sources[30:] == "c"] = "d"  # c is never scored, d never fitted
-    figures, pairs = evaluate.compare([z_nd, z_nd], sources, np.arange(60), fit_n, 50, 0, told.append)
-    assert told == [
-        "no rows on one of the two sides, so left out: c, d",
-        "k=50 is more than the 20 rows on the fit side, so k=20 there",
-    ]
-    assert figures[0]["sources"] == 2 and figures[0]["knn"]["k"] == 20
-    assert pairs[0]["verdict"] == "no difference shown"
-
-
-def test_distances_of_centroids():
-    z_nd = np.array([[1, 0], [1, 0], [0, 1], [-1, 0]], np.float32)
-    names, d_ss = evaluate.centroid_distances(z_nd, ["x", "x", "y", "z"])
-    assert names == ["x", "y", "z"]
-    np.testing.assert_allclose(d_ss, [[0, 1, 2], [1, 0, 1], [2, 1, 0]], atol=1e-12)

@@ -7,8 +7,9 @@ import numpy as np
 import orbax.checkpoint as ocp
 import pytest
 
-from univar_jax import checkpoints, runs
+from univar_jax import checkpoints, loop, runs
 from univar_jax.cli import UserError
+from univar_jax.patience import over
 from univar_jax.train import train
 
 
@@ -68,6 +69,58 @@ def test_stop_and_go_on_is_bit_identical(config, tiny_data, whole, tmp_path, mon
     keys = ("step", "loss", "accuracy", "grad_norm", "lr", "scale", "fill", "eval/knn")
     pick = lambda path: [{k: line[k] for k in keys if k in line} for line in lines(path)]  # noqa: E731
     assert pick(workdir) == pick(whole)
+
+
+def scored(workdir):
+    return [line["eval/knn"] for line in lines(workdir) if "eval/knn" in line]
+
+
+def test_patience_ends_a_run_at_the_same_step_whether_it_was_interrupted_or_not(
+    config, tiny_data, tmp_path, monkeypatch, capsys
+):
+    """Scores are played: the best is the second, so that two worse ones end it at the fourth, step 4 of 6."""
+    played = {1: 0.2, 2: 0.5, 3: 0.4, 4: 0.5, 5: 0.9, 6: 0.9}
+    now = {}
+    monkeypatch.setattr("univar_jax.train._evaluation", lambda *_: lambda _: {"eval/knn": played[now["step"]]})
+    tell = loop.Run.__init__
+
+    def listens(self, **values):
+        update = values["update"]
+        values["update"] = lambda n, *rest: (now.update(step=n + 1), update(n, *rest))[1]
+        tell(self, **values)
+
+    monkeypatch.setattr(loop.Run, "__init__", listens)
+    config = with_(config, eval_every_steps=1, patience=2, save_every_steps=1, keep=9)
+    train(config, str(tiny_data), str(tmp_path / "whole"))
+    assert scored(tmp_path / "whole") == [0.2, 0.5, 0.4, 0.5]
+    assert "is finished after step 4 of 6: no better eval/knn in 2 evaluations" in capsys.readouterr().out
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        interrupted(patch, 3)
+        train(config, str(tiny_data), str(tmp_path / "cut"))
+    train(config, str(tiny_data), str(tmp_path / "cut"))
+    assert scored(tmp_path / "cut") == scored(tmp_path / "whole") and runs.read(str(tmp_path / "cut")).step == 4
+    before = contents(tmp_path / "cut")
+    train(config, str(tiny_data), str(tmp_path / "cut"))
+    assert "is finished after step 4 of 6" in capsys.readouterr().out and contents(tmp_path / "cut") == before
+    train(with_(config, patience=3), str(tiny_data), str(tmp_path / "cut"))  # waits longer: goes on
+    assert scored(tmp_path / "cut") == list(played.values())
+
+
+@pytest.mark.parametrize(
+    ("scores", "patience", "ends"),
+    [
+        *[
+            ([], 1, False),
+            ([0.5], 1, False),
+            ([0.5, 0.5], 1, True),
+            ([0.5, 0.6], 1, False),
+            ([0.5, 0.4, 0.3], 0, False),
+        ],
+        *[([0.5, 0.4, 0.3], 2, True), ([0.5, 0.4, 0.6], 2, False), ([0.2, 0.5, 0.4], 2, False)],
+    ],
+)
+def test_patience_counts_evaluations_without_a_better_one(scores, patience, ends):
+    assert over(scores, patience) is ends
 
 
 def test_metrics_hold_each_step_once_with_the_promised_keys(whole):

@@ -1,4 +1,34 @@
-"""Embeddings in (Parquet alone; no jax, torch or tensorflow), a report on how sources are told apart out."""
+"""Embeddings in (Parquet alone; no jax, torch or tensorflow), a report on how sources are told apart out.
+
+metrics.json. Accuracies are fractions, intervals 95 %, p and q never 0; null is what could not be measured.
+
+  n, n_fit, n_scored, groups, few_clusters, sources, chance, majority     of the rows about values, held-out questions
+  knn: k, acc, acc_ci, f1
+  linear: acc@1, acc@3, acc@5, acc@10 (those below the number of sources), f1
+  permutation_p, permutation_unit     of k-NN's accuracy; what labels were exchanged within
+  tfidf: acc, acc_ci, f1, and paired: difference, ci, groups, verdict of k-NN minus TF-IDF on the same rows
+  left_out     sources without rows on one of the two sides
+  leakage: rows, of_source, questions     scored rows that stand on the fit side too (`splits.leakage`)
+  by_count     all the above by the paper's split of answers, where a scored question was answered on the fit side
+  length_matched     all the above on rows with equal distributions of answer length; `of` so many rows
+The above is a part. Beside it, of each encoder (the top level is the first one):
+  by_dataset: {NAME: part}; control: part or null
+  labels: {"lang", "model": part without by_count and length_matched, or null}     language or model to be named
+  across: [{fit, scored, …such a part}]     fitted on one corpus, scored on another
+  by_value: {NAME: acc, acc_ci, n_scored, groups}     k-NN of the first part on each value's rows
+  value_to_control: ratio, ci, by_count and tfidf: {ratio, ci}, matched (same sources and as many rows), and
+      [values, control] of n_fit, n_scored, groups, sources, chance; values and control: knn of the two
+  encoder, weights, step, config_hash, version, qas_per_view
+And once:
+  encoders: [the same keys]; paired: [{encoder, against, metric, difference, ci, groups, verdict}]
+  distances: names, left_out, and [s][s] of centroid (all rows), centroid_shared and energy (over questions both
+      answered), rows and shared (how many of them), floor (the larger of what the two are from themselves), p, q,
+      centroid_floor, centroid_p, centroid_q; linkage (scipy's) and support of each of its rows; mantel: {"language":
+      {"centroid", "energy": {r, p, n, permutations, exact}}, "reference": {level, names, centroid, energy}} or null
+  questions: [{a, b, unit, shared, distance, most, least, by_value, by_dataset}] (`questions.between`)
+  map: umap and pca: {trustworthiness, continuity}; points, neighbours
+  lang, source_names, rows, control_rows, seed, notes, inputs, settings (the counts behind all of this)
+"""
 
 import hashlib
 import json
@@ -7,16 +37,41 @@ from collections.abc import Sequence
 import numpy as np
 from etils import epath
 
-from univar_jax import cli, evaluate, figures, files, qa
+from univar_jax import (
+    baselines,
+    cli,
+    dendrogram,
+    distances,
+    figures,
+    files,
+    mantel,
+    maps,
+    qa,
+    questions,
+    resamples,
+    scores,
+    screen,
+    splits,
+)
 from univar_jax import embeddings as embedding_files
 from univar_jax.cli import UserError
 from univar_jax.config import digest
 from univar_jax.embeddings import Encoder
 
 _ABOUT = ("weights", "step", "config_hash", "version", "qas_per_view")
+# Goes up when equal inputs give another report: a finished one of before is then another.
+_EDITION = 2
 
 
-def analyze(embeddings: Sequence[str], out: str, k: int = 50, lang: Sequence[str] = (), seed: int = 0) -> None:
+def analyze(
+    embeddings: Sequence[str],
+    out: str,
+    k: int = 50,
+    lang: Sequence[str] = (),
+    seed: int = 0,
+    reference: str = "",
+    allow_leakage: bool = False,
+) -> None:
     """Writes OUT/report.html, its pictures, metrics.json and distances.csv.
 
     Args:
@@ -24,10 +79,12 @@ def analyze(embeddings: Sequence[str], out: str, k: int = 50, lang: Sequence[str
       out: a folder that is not there yet, or the finished one of an equal run, which is left as it is.
       k: voters of k-NN.
       lang: languages whose sources are scored; () = all.
-      seed: of probe, intervals and map, and of the split where the files have none.
+      seed: of all draws, and of the split where the files have none.
+      reference: a square CSV of distances between sources, models or languages, for Mantel's test.
+      allow_leakage: whether a scored answer may stand on the fit side too.
 
     Raises:
-      UserError: a file that cannot be used, no common row, an unknown language, an OUT with other content.
+      UserError: a file that cannot be used, no common row, an unknown language, an OUT with other content, leakage.
     """
     folder = epath.Path(out).expanduser()
     embeddings = [file for file in embeddings if file.strip()]
@@ -37,71 +94,134 @@ def analyze(embeddings: Sequence[str], out: str, k: int = 50, lang: Sequence[str
     shas = [hashlib.sha256(d).hexdigest() for d in data]
     if len(set(shas)) < len(shas):
         raise UserError(f"--embeddings: {len(shas)} files, {len(set(shas))} different; name each file once")
-    inputs = digest({"files": shas, "k": k, "lang": sorted(lang), "seed": seed})
+    settings = {"k": k, "lang": sorted(lang), "seed": seed, "allow_leakage": allow_leakage, "edition": _EDITION}
+    if reference:
+        names, y_uu = mantel.read_reference(reference)
+        settings["reference"] = [names, y_uu.tolist()]
+    inputs = digest({"files": shas} | settings)
     if _finished(folder, inputs):
         print(f"{folder / 'report.html'} is there already, made from the same inputs")
         return
     notes: list[str] = []
     encoders = embedding_files.align(embedding_files.join(embeddings, data, notes), notes)
-    relevant = encoders[0].columns["value_relevant"].tolist()
-    control_n = ~qa.value_relevant(qa.Answers({"value_relevant": relevant}, 0, []))
-    metrics = _measure(encoders, control_n, k, lang, seed, notes)
-    # A file of control rows only still has a map, its own.
-    mapped = encoders[0].take(np.flatnonzero(~control_n | control_n.all()))
-    names, d_ss = evaluate.centroid_distances(mapped.z_nd, mapped.columns["source"])
-    about = {"inputs": inputs, "seed": seed, "notes": notes, "source_names": names}
-    metrics |= about | {"rows": len(control_n), "control_rows": int(control_n.sum())}
-    _screen(metrics)
-    made = figures.report(mapped.z_nd, mapped.columns, d_ss, metrics)
+    del data
+    metrics, made = _report(encoders, k, lang, seed, reference, allow_leakage, notes, {"inputs": inputs})
+    screen.say(metrics)
     with files.whole_folder(folder, last="metrics.json") as aside:
-        for name, data in made.items():
-            (aside / name).write_bytes(data)
+        for name, content in made.items():
+            (aside / name).write_bytes(content)
     print(f"report    {folder / 'report.html'}")
 
 
-def _fit_side(encoder: Encoder, groups_n: np.ndarray, seed: int, notes: list[str]) -> np.ndarray:
-    """bool [n]: the rows that k-NN and probe are fitted on; by the file's split, else by our own."""
-    split_n = encoder.columns["split"]
-    unknown = sorted(set(split_n) - {"train", "heldout", "unseen", ""})
-    if unknown:
-        raise UserError(f"column split holds {unknown[0]!r}; use train, heldout, unseen or nothing")
-    if (split_n == "").any():
-        notes.append("Without a column split the rows were split by question here; the encoder may have seen them.")
-    try:
-        rule = dict(json.loads(encoder.meta.get("holdout") or "{}") or {})
-        rule_seed, share = int(rule.get("seed", seed)), float(rule.get("share") or qa.SHARE)
-    except (TypeError, ValueError) as error:
-        raise UserError(f"the metadata's holdout is {encoder.meta['holdout']!r}; it should be JSON") from error
-    ours_n = ~np.isin(split_n, ("train", "heldout"))
-    return np.where(ours_n, ~qa.heldout(groups_n.tolist(), rule_seed, share), split_n == "train")
+def _report(
+    encoders: list[Encoder],
+    k: int,
+    lang: Sequence[str],
+    seed: int,
+    reference: str,
+    allow_leakage: bool,
+    notes: list[str],
+    about: dict,
+) -> tuple[dict, dict[str, bytes]]:
+    """metrics.json's content, and all files of the report."""
+    relevant = encoders[0].columns["value_relevant"].tolist()
+    control_n = ~qa.value_relevant(qa.Answers({"value_relevant": relevant}, 0, []))
+    table = _table(encoders, k, seed, notes)
+    langs = _scored_languages(table.columns["lang"], lang, notes)
+    scored_n = np.isin(table.columns["lang"], langs)
+    for kind, rows_n in (("values", scored_n & ~control_n), ("control", scored_n & control_n)):
+        _check_leakage(table, rows_n, kind, allow_leakage)
+    metrics = _scores(encoders, table, scored_n & ~control_n, scored_n & control_n, notes)
+    # A file of control rows only still has distances and a map, its own.
+    mapped_n = ~control_n | control_n.all()
+    z_nd, columns = encoders[0].z_nd[mapped_n], {name: c[mapped_n] for name, c in table.columns.items()}
+    units = [("question", table.questions_n[mapped_n]), ("question group", table.groups_n[mapped_n])]
+    apart = distances.between(z_nd, columns["source"], columns["dataset"], units, seed)
+    if apart["left_out"]:
+        few = f"Fewer than {distances.MIN_ROWS} rows, so no test of distances: {', '.join(apart['left_out'])}."
+        notes.append(few)
+    alone = [shared == 0 for i, row in enumerate(apart["shared"]) for shared in row[:i]]
+    if any(alone):
+        notes.append(
+            f"{sum(alone)} of {len(alone)} pairs of sources share no question: their distance is of topics, too."
+        )
+    apart["mantel"] = _mantel(apart, columns, reference, seed, notes)
+    drawn = maps.draw(z_nd, seed)
+    metrics |= about | {"lang": langs, "seed": seed, "notes": notes, "source_names": apart["names"]}
+    metrics |= {"rows": len(control_n), "control_rows": int(control_n.sum()), "settings": _settings(reference)}
+    metrics |= {"distances": apart, "map": maps.quality(z_nd[drawn.rows], drawn, seed)}
+    metrics["questions"] = questions.between(z_nd, columns, units, np.array(apart["centroid"], float))
+    return metrics, figures.report(drawn, columns, metrics)
 
 
-def _measure(
-    encoders: list[Encoder], control_n: np.ndarray, k: int, lang: Sequence[str], seed: int, notes: list[str]
-) -> dict:
-    """The figures of metrics.json, for all encoders on the same rows."""
+def _table(encoders: list[Encoder], k: int, seed: int, notes: list[str]) -> scores.Table:
+    """The rows of all encoders, with what is read off their columns."""
     columns = encoders[0].columns
     groups_n = np.array(qa.groups({name: column.tolist() for name, column in columns.items()}), object)
-    fit_n = _fit_side(encoders[0], groups_n, seed, notes)
-    langs = _scored_languages(columns["lang"], lang, notes)
+    fit_n = splits.held_out(encoders[0], groups_n, seed, notes)
+    # An id is a corpus's own; where there is none, what reads the same is one question.
+    asked = zip(columns["dataset"], columns["question_id"], columns["question"], strict=True)
+    question_n = np.array([f"{corpus}\n{number.strip() or text.strip()}" for corpus, number, text in asked], object)
+    return scores.Table(
+        vectors=[encoder.z_nd for encoder in encoders],
+        columns=columns,
+        groups_n=np.unique(groups_n, return_inverse=True)[1],
+        questions_n=np.unique(question_n, return_inverse=True)[1],
+        lengths_n=np.array([len(answer) for answer in columns["answer"]]),
+        counts_nv=baselines.counts(columns["text"].tolist()),
+        fit_n=fit_n,
+        trained_n=np.any([encoder.columns["split"] == "train" for encoder in encoders], axis=0),
+        k=k,
+        seed=seed,
+    )
 
-    def part(name: str, rows_n: np.ndarray) -> tuple[list[dict], list[dict]]:
-        arrays = columns["source"][rows_n], groups_n[rows_n], fit_n[rows_n]
-        vectors = [e.z_nd[rows_n] for e in encoders]
-        return evaluate.compare(vectors, *arrays, k, seed, lambda note: notes.append(f"{name}: {note}."))
 
-    scored_n = np.isin(columns["lang"], langs)
-    values_n, controls_n = scored_n & ~control_n, scored_n & control_n
-    scored_e, pairs = part("Values", values_n)
-    sets = sorted(set(columns["dataset"][values_n]) - {""})
-    by_set = {name: part(f"Dataset {name}", values_n & (columns["dataset"] == name))[0] for name in sets}
-    control_e = part("Control", controls_n)[0] if controls_n.any() else [None] * len(encoders)
-    for i, (encoder, scores, control) in enumerate(zip(encoders, scored_e, control_e, strict=True)):
-        scores |= {"encoder": encoder.name, "control": control, **{a: encoder.meta.get(a) for a in _ABOUT}}
-        scores["by_dataset"] = {name: scored[i] for name, scored in by_set.items()}
+def _check_leakage(table: scores.Table, rows_n: np.ndarray, kind: str, allowed: bool) -> None:
+    """An answer that is fitted and scored would score the memory of it."""
+    text, source, question = (table.columns[name][rows_n] for name in ("text", "source", "question"))
+    found = splits.leakage(text, source, question, table.fit_n[rows_n])
+    if found["rows"] and not allowed:
+        scored = int((rows_n & ~table.fit_n).sum())
+        raise UserError(
+            f"--embeddings: {found['rows']:,} of {scored:,} scored {kind} rows stand on the fit side too, question and "
+            f"answer letter by letter ({found['of_source']:,} under their own source); give equal questions one "
+            "group_id or leave the copies out, or score them all the same with --allow_leakage"
+        )
+
+
+def _scores(
+    encoders: list[Encoder], table: scores.Table, values_n: np.ndarray, control_n: np.ndarray, notes: list[str]
+) -> dict:
+    """The first encoder's scores, those of all, and the paired differences."""
+    scored_e, pairs = scores.measure(table, values_n, control_n, notes.append)
+    for encoder, scored in zip(encoders, scored_e, strict=True):
+        scored |= {"encoder": encoder.name, **{key: encoder.meta.get(key) for key in _ABOUT}}
     who = [{"encoder": encoders[0].name, "against": e.name, "metric": "knn"} for e in encoders[1:]]
     paired = [names | figure for names, figure in zip(who, pairs, strict=False)]
-    return scored_e[0] | {"encoders": scored_e, "paired": paired, "lang": langs}
+    return scored_e[0] | {"encoders": scored_e, "paired": paired}
+
+
+def _mantel(apart: dict, columns: dict[str, np.ndarray], reference: str, seed: int, notes: list[str]) -> dict:
+    """Distances against language, and against a file where one is given."""
+    matrices = {name: np.array(apart[name], float) for name in ("centroid", "energy")}
+    first = [int(np.argmax(columns["source"] == name)) for name in apart["names"]]
+    levels = {"source": apart["names"]} | {name: columns[name][first].tolist() for name in ("model", "lang")}
+    given = mantel.against_reference(reference, matrices, levels, seed, notes) if reference else None
+    return {"language": mantel.against_language(matrices, levels["lang"], seed), "reference": given}
+
+
+def _settings(reference: str) -> dict:
+    return {
+        "resamples": resamples.RESAMPLES,
+        "permutations": resamples.PERMUTATIONS,
+        "mantel_permutations": mantel.PERMUTATIONS,
+        "support_resamples": dendrogram.RESAMPLES,
+        "halves": distances.HALVES,
+        "rows_a_source": distances.MAX_ROWS,
+        "length_bins": splits.LENGTH_BINS,
+        "tfidf_features": baselines.FEATURES,
+        "reference": epath.Path(reference).name,  # without its folder: equal runs give equal bytes
+    }
 
 
 def _scored_languages(lang_n: np.ndarray, wanted: Sequence[str], notes: list[str]) -> list[str]:
@@ -115,24 +235,6 @@ def _scored_languages(lang_n: np.ndarray, wanted: Sequence[str], notes: list[str
         told = "is scored, the others are only on map and distances: the language alone would give them away."
         notes.append(f"Only {', '.join(langs)} {told}")
     return langs
-
-
-def _screen(m: dict) -> None:
-    def told(part: dict, ci: list[float] | None) -> str:
-        few = ", few clusters" if part["groups"] < evaluate.FEW_GROUPS else ""
-        return ("[{:.3f}, {:.3f}]".format(*ci) if ci else "no interval") + f", {part['groups']} groups{few}"
-
-    print(f"rows      {m['rows']:,} ({m['control_rows']:,} control), sources {len(m['source_names'])}")
-    print(f"values    fit {m['n_fit']:,}, scored {m['n_scored']:,} of {m['groups']} question groups")
-    parts = [(kind, e, p) for e in m["encoders"] for kind, p in (("values", e), ("control", e["control"]))]
-    for kind, encoder, part in parts:
-        if part and (knn := part["knn"]):
-            score = f"k-NN {knn['acc']:.3f} {told(part, knn['acc_ci'])}, chance {part['chance']:.3f}"
-            print(f"{kind:9} {encoder['encoder']}: {score}")
-    for p in m["paired"]:
-        print(f"paired    {p['encoder']} - {p['against']}: {p['difference']:+.3f} {told(p, p['ci'])}, {p['verdict']}")
-    for note in m["notes"]:
-        print(f"note      {note}")
 
 
 def _finished(out: epath.Path, inputs: str) -> bool:
@@ -155,5 +257,7 @@ if __name__ == "__main__":
     flags.DEFINE_string("out", None, "Folder of the report.", required=True)
     flags.DEFINE_integer("k", 50, "Voters of k-NN.", lower_bound=1)
     flags.DEFINE_list("lang", [], "Languages whose sources are scored; none: all.")
-    flags.DEFINE_integer("seed", 0, "Of probe, intervals, map, and split where files have none.", lower_bound=0)
-    cli.run(lambda f: analyze(f.embeddings, f.out, f.k, f.lang, f.seed))
+    flags.DEFINE_integer("seed", 0, "Of all draws, and of the split where files have none.", lower_bound=0)
+    flags.DEFINE_string("reference", "", "Square CSV of distances, for Mantel's test: of sources, models or languages.")
+    flags.DEFINE_bool("allow_leakage", False, "Score answers that stand on the fit side too.")
+    cli.run(lambda f: analyze(f.embeddings, f.out, f.k, f.lang, f.seed, f.reference, f.allow_leakage))

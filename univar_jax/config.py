@@ -74,6 +74,8 @@ _DEFAULTS = {
     "log_every_steps": 10,
     # k-NN by source on held-out questions; 0 = only at the end.
     "eval_every_steps": 500,
+    # Evaluations in a row without a better k-NN after which the run ends; 0 = never.
+    "patience": 0,
 }
 
 _CHOICES = {
@@ -102,6 +104,7 @@ MACHINE_KEYS = (
     *("spread", "kernel", "rows_per_chunk", "remat", "row_tokens", "short_row_tokens"),
     *("mesh_data", "mesh_fsdp"),
     *("save_every_steps", "save_every_minutes", "keep", "log_every_steps", "eval_every_steps"),
+    "patience",  # whoever waits longer goes on with the same steps
 )
 
 

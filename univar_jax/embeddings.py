@@ -14,7 +14,7 @@ from univar_jax import qa
 from univar_jax.cli import UserError
 
 _QUESTION = ("group_id", "question_id", "question", "value_relevant")
-_COLUMNS = ("source", "model", "lang", "text", "split", "dataset", *_QUESTION)
+_COLUMNS = ("source", "model", "lang", "text", "answer", "split", "dataset", "value", *_QUESTION)
 # A vector this far off unit length was not meant to be one.
 _UNIT_SLACK = 1e-3
 
@@ -78,9 +78,16 @@ def _complete(file: str, columns: dict[str, list[str]]) -> dict[str, np.ndarray]
     columns.setdefault("text", [f"row {i}" for i in range(len(parts))])
     # A view's text starts with its question, by which it is held out where nothing else tells.
     columns.setdefault("question", [text.removeprefix("Q: ").split(" A: ")[0] for text in columns["text"]])
+    columns.setdefault("answer", [_answer(*row) for row in zip(columns["text"], columns["question"], strict=True)])
     for number, word in enumerate(columns.get("value_relevant", []), 1):
         qa.check_relevant(file, number, word)
     return {name: np.array(columns.get(name, [""] * len(parts)), object) for name in _COLUMNS}
+
+
+def _answer(text: str, question: str) -> str:
+    """What follows the question in a QA's text; a text that is built in another way is all answer."""
+    head = f"Q: {question.strip()} A: "
+    return text.removeprefix(head)
 
 
 def _vectors(file: str, column: pa.Array, notes: list[str]) -> np.ndarray:

@@ -1,20 +1,16 @@
-"""How well vectors tell sources apart: k-NN, linear probe and their intervals, in numpy alone.
+"""How well vectors tell labels apart: k-NN, linear probe and their certainty, in numpy alone.
 
 The protocol is the paper's (arXiv 2404.07900, downstream_eval.py): the label is the source, k-NN the plain
-vote of the nearest rows, the probe one linear layer on frozen vectors. The intervals are ours: rows that
-answer one question are alike in all sources, so whole question groups are resampled, never single rows.
+vote of the nearest rows, the probe one linear layer on frozen vectors. Intervals and p-values are ours.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 
-RESAMPLES = 2000
-# Percentile intervals from fewer groups than this are too narrow to be trusted.
-FEW_GROUPS = 30
+from univar_jax import resamples
+
 ACC_AT = (1, 3, 5, 10)
-# One stream of random numbers a purpose, so that none moves when another draws more.
-_PROBE, _BOOTSTRAP = 1, 2
 
 
 def knn(fit_nd: np.ndarray, fit_labels: np.ndarray, query_nd: np.ndarray, k: int, block: int = 1024) -> np.ndarray:
@@ -91,10 +87,12 @@ def linear_probe(
     # A column of ones carries the bias, so that there is one parameter.
     fit_nd, query_nd = (np.pad(x.astype(np.float32), ((0, 0), (0, 1)), constant_values=1) for x in (fit_nd, query_nd))
     bound = 1 / np.sqrt(fit_nd.shape[1] - 1)
-    w_dc = _draws(seed, _PROBE, 0).uniform(-bound, bound, (fit_nd.shape[1], sources)).astype(np.float32)
+    w_dc = (
+        resamples.draws(seed, resamples.PROBE, 0).uniform(-bound, bound, (fit_nd.shape[1], sources)).astype(np.float32)
+    )
     mean_dc, square_dc, step = np.zeros_like(w_dc), np.zeros_like(w_dc), 0
     for epoch in range(epochs):
-        order = _draws(seed, _PROBE, epoch + 1).permutation(len(fit_nd))
+        order = resamples.draws(seed, resamples.PROBE, epoch + 1).permutation(len(fit_nd))
         for start in range(0, len(order), batch):
             rows, step = order[start : start + batch], step + 1
             p_nc = _softmax(fit_nd[rows] @ w_dc)
@@ -112,11 +110,6 @@ def _softmax(logits_nc: np.ndarray) -> np.ndarray:
     return e_nc / e_nc.sum(1, keepdims=True)
 
 
-def _draws(seed: int, purpose: int, number: int) -> np.random.Generator:
-    """A counter-based stream: equal on every machine, whatever else was drawn."""
-    return np.random.Generator(np.random.Philox(key=[seed, purpose], counter=[0, 0, 0, number]))
-
-
 def weighted_f1(labels: np.ndarray, predicted: np.ndarray) -> float:
     """F1 of each label that occurs, weighted by how often it does; a label never predicted counts 0.
 
@@ -130,33 +123,6 @@ def weighted_f1(labels: np.ndarray, predicted: np.ndarray) -> float:
     return float(np.sum(size_c * 2 * hits_c / (size_c + said_c)) / len(labels))
 
 
-def interval(
-    values_n: np.ndarray, groups_n: Sequence[str], seed: int = 0, resamples: int = RESAMPLES
-) -> list[float] | None:
-    """95 % percentile bootstrap interval of the mean, whole groups resampled with replacement.
-
-    Given the difference of two encoders on the same rows, it is the paired interval of that difference.
-
-    Args:
-      values_n: [n] a number a row, for example 1.0 where the prediction was right.
-      groups_n: [n] the question group of each row.
-
-    Returns:
-      [lo, hi], or None for fewer than two groups, from which no spread can be learnt.
-    """
-    _, code_n = np.unique(np.asarray(groups_n), return_inverse=True)
-    size_g = np.bincount(code_n).astype(float)
-    if len(size_g) < 2:
-        return None
-    sum_g = np.bincount(code_n, weights=values_n)
-    draws, means = _draws(seed, _BOOTSTRAP, 0), []
-    block = max(1, 2**22 // len(size_g))
-    for start in range(0, resamples, block):
-        drawn = draws.integers(len(size_g), size=(min(block, resamples - start), len(size_g)))
-        means.append(sum_g[drawn].sum(1) / size_g[drawn].sum(1))
-    return [float(q) for q in np.quantile(np.concatenate(means), [0.025, 0.975])]
-
-
 def on_both_sides(sources_n: Sequence[str], fit_n: np.ndarray) -> tuple[np.ndarray, list[str]]:
     """Which rows can be scored, bool [n], and the sources that cannot since one of their sides is empty."""
     sources_n = np.asarray(sources_n)
@@ -167,49 +133,48 @@ def on_both_sides(sources_n: Sequence[str], fit_n: np.ndarray) -> tuple[np.ndarr
 
 def score(
     z_nd: np.ndarray,
-    sources_n: Sequence[str],
+    labels_n: Sequence[str],
     groups_n: Sequence[str],
     fit_n: np.ndarray,
     k: int,
     seed: int = 0,
+    units: Sequence[resamples.Unit] = (),
 ) -> tuple[dict, np.ndarray]:
     """k-NN and probe fitted on one side of the rows and scored on the other.
 
     Args:
-      z_nd: float [n, d] vectors, one row a view, every source on both sides (`on_both_sides`).
-      sources_n: [n] the label.
+      z_nd: float [n, d] vectors, one row a view, every label on both sides (`on_both_sides`).
+      labels_n: [n] what is to be named: the source, or its model or language alone.
       groups_n: [n] the question group, for the intervals.
       fit_n: bool [n]; the other rows are scored.
       k: voters; clipped to the number of fit rows.
+      units: what labels are exchanged within for the p-value, [n] each, the finest first; () = groups_n.
 
     Returns:
-      The figures under the keys of metrics.json, None where fewer than two sources leave nothing to tell
+      The figures under the keys of metrics.json, None where fewer than two labels leave nothing to tell
       apart, and whether k-NN was right on each scored row, float [m].
     """
-    names_c, code_n = np.unique(np.asarray(sources_n), return_inverse=True)
-    groups_m, truth_m = np.asarray(groups_n)[~fit_n], code_n[~fit_n]
-    groups = len(np.unique(groups_m))
-    few = groups < FEW_GROUPS
-    out = {
-        "n": len(code_n),
-        "n_fit": int(fit_n.sum()),
-        "n_scored": len(truth_m),
-        "groups": groups,
-        "few_clusters": few,
-    }
-    out |= {"sources": len(names_c), "chance": None, "majority": None, "knn": None, "linear": None}
+    names_c, code_n = np.unique(np.asarray(labels_n), return_inverse=True)
+    _, group_n = np.unique(np.asarray(groups_n), return_inverse=True)
+    groups_m, truth_m = group_n[~fit_n], code_n[~fit_n]
+    groups = resamples.groups_of(groups_m)
+    out = {"n": len(code_n), "n_fit": int(fit_n.sum()), "n_scored": len(truth_m), "groups": groups}
+    out |= {"few_clusters": groups < resamples.FEW_GROUPS, "sources": len(names_c)}
+    out |= dict.fromkeys(("chance", "majority", "knn", "linear", "permutation_p", "permutation_unit"))
     if len(names_c) < 2:
         return out, np.zeros(0)
     k = min(k, out["n_fit"])
     voted_m = knn(z_nd[fit_n], code_n[fit_n], z_nd[~fit_n], k)
     right_m = (voted_m == truth_m).astype(float)
     logits_mc = linear_probe(z_nd[fit_n], code_n[fit_n], z_nd[~fit_n], len(names_c), seed=seed)
-    acc_ci = interval(right_m, groups_m, seed)
     out["chance"] = 1 / len(names_c)
-    # What always saying the fit side's most frequent source would reach.
+    # What always saying the fit side's most frequent label would reach.
     out["majority"] = float(np.mean(truth_m == np.bincount(code_n[fit_n]).argmax()))
+    acc_ci = resamples.interval(right_m, groups_m, seed)
     out["knn"] = {"k": k, "acc": float(right_m.mean()), "acc_ci": acc_ci, "f1": weighted_f1(truth_m, voted_m)}
     out["linear"] = _probe_scores(truth_m, logits_mc)
+    cells = [(name, cells_n[~fit_n]) for name, cells_n in units] or [("group", groups_m)]
+    out["permutation_p"], out["permutation_unit"] = resamples.label_p(voted_m, truth_m, cells, seed)
     return out, right_m
 
 
@@ -219,79 +184,3 @@ def _probe_scores(truth_m: np.ndarray, logits_mc: np.ndarray) -> dict[str, float
     hit_mc = order_mc == truth_m[:, None]
     out = {f"acc@{k}": float(hit_mc[:, :k].any(1).mean()) for k in ACC_AT if k < logits_mc.shape[1]}
     return out | {"f1": weighted_f1(truth_m, order_mc[:, 0])}
-
-
-def paired(right_m: np.ndarray, other_m: np.ndarray, groups_m: Sequence[str], seed: int = 0) -> dict:
-    """Difference of two encoders' accuracies on the same scored rows, with its interval and a verdict.
-
-    Args:
-      right_m: float [m], 1.0 where the first encoder was right.
-      other_m: float [m], the same for the encoder it is compared with.
-      groups_m: [m] question groups.
-
-    Returns:
-      difference, ci, groups and verdict: "above" or "below" where the interval leaves 0 out, else
-      "no difference shown", which is also said where there is no interval.
-    """
-    ci = interval(right_m - other_m, groups_m, seed)
-    verdict = "no difference shown"
-    if ci is not None and not ci[0] <= 0 <= ci[1]:
-        verdict = "above" if ci[0] > 0 else "below"
-    difference = float(np.mean(right_m) - np.mean(other_m))
-    return {
-        "difference": difference,
-        "ci": ci,
-        "groups": len(np.unique(np.asarray(groups_m))),
-        "verdict": verdict,
-    }
-
-
-def compare(
-    vectors: Sequence[np.ndarray],
-    sources_n: np.ndarray,
-    groups_n: np.ndarray,
-    fit_n: np.ndarray,
-    k: int,
-    seed: int,
-    told: Callable[[str], None],
-) -> tuple[list[dict], list[dict]]:
-    """`score` of several encoders on the same rows, and `paired` of the first with each other one.
-
-    Args:
-      vectors: float [n, d] of each encoder; d may differ.
-      sources_n, groups_n, fit_n, k, seed: as for `score`, but a source may lack a side: it is left out.
-      told: is given a sentence for each thing that was left out or changed.
-    """
-    keep_n, left_out = on_both_sides(sources_n, fit_n)
-    if left_out:
-        told(f"no rows on one of the two sides, so left out: {', '.join(left_out)}")
-    sources_n, groups_n, fit_n = sources_n[keep_n], groups_n[keep_n], fit_n[keep_n]
-    if len(set(sources_n)) < 2:
-        told("fewer than two sources can be scored, so there are no scores")
-    elif k > fit_n.sum():
-        told(f"k={k} is more than the {fit_n.sum()} rows on the fit side, so k={fit_n.sum()} there")
-    scored = [score(z_nd[keep_n], sources_n, groups_n, fit_n, k, seed) for z_nd in vectors]
-    if scored[0][0]["knn"] is None:
-        return [s for s, _ in scored], []
-    first, groups_m = scored[0][1], groups_n[~fit_n]
-    return [s for s, _ in scored], [paired(first, right, groups_m, seed) for _, right in scored[1:]]
-
-
-def centroid_distances(z_nd: np.ndarray, sources_n: Sequence[str]) -> tuple[list[str], np.ndarray]:
-    """Cosine distance of the sources' mean directions.
-
-    Args:
-      z_nd: float [n, d] unit vectors.
-      sources_n: [n].
-
-    Returns:
-      The sources in sorted order and float64 [s, s] in [0, 2], symmetric, with an exact zero diagonal.
-    """
-    names, code_n = np.unique(np.asarray(sources_n), return_inverse=True)
-    mean_sd = np.stack([z_nd[code_n == s].mean(0, dtype=np.float64) for s in range(len(names))])
-    # A source whose vectors cancel out has no direction; it is then at distance 1 from all.
-    mean_sd /= np.maximum(np.linalg.norm(mean_sd, axis=1, keepdims=True), 1e-12)
-    d_ss = np.clip(1 - mean_sd @ mean_sd.T, 0, 2)
-    d_ss = (d_ss + d_ss.T) / 2
-    np.fill_diagonal(d_ss, 0)
-    return names.tolist(), d_ss

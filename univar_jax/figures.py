@@ -6,7 +6,6 @@ import io
 import itertools
 import json
 import pathlib
-import sys
 import warnings
 from collections.abc import Sequence
 
@@ -21,15 +20,17 @@ from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 from scipy.cluster import hierarchy
-from scipy.spatial import ConvexHull, QhullError, distance
+from scipy.spatial import ConvexHull, QhullError
+
+from univar_jax import dendrogram
+from univar_jax.maps import Maps
 
 # Okabe and Ito's palette, told apart with any colour vision, less its yellow, too faint on white; then Tol's.
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#7F7F7F", "#882255", "#999933")
 MARKERS = "os^DvPX*<>ph"
-# More points than this hide one another, and UMAP would take minutes.
-MAX_POINTS = 20_000
-# UMAP has no neighbourhoods to speak of below this many different vectors.
-MIN_UMAP = 10
+# Of distances.csv, after the two sources' names.
+PAIR_COLUMNS = ("rows", "shared", "centroid", "centroid_shared", "centroid_floor", "centroid_p", "centroid_q")
+PAIR_COLUMNS += ("energy", "floor", "p", "q")
 # Labels at all centroids cannot be read beyond this many.
 MAX_LABELS = 30
 _HULL_SHARE = 0.8
@@ -37,39 +38,61 @@ _HULL_SHARE = 0.8
 Array = np.ndarray
 
 
-def report(z_nd: Array, columns: dict[str, Array], d_ss: Array, metrics: dict) -> dict[str, bytes]:
+def report(drawn: Maps, columns: dict[str, Array], metrics: dict) -> dict[str, bytes]:
     """The files of a report by name; metrics.json is the last one, so that it is never there without the others.
 
     Args:
-      z_nd: float32 [n, d] unit vectors of the rows on the map.
-      columns: source, model and lang of each row, [n] each.
-      d_ss: distances between the sources, in the order of metrics["source_names"].
+      drawn: the maps.
+      columns: source, model and lang of each row that could be drawn, [n] each.
       metrics: what metrics.json will hold.
     """
-    names, seed = metrics["source_names"], metrics["seed"]
-    home = dict(zip(columns["source"], columns["lang"], strict=True))
-    of, shown = len(z_nd), sample(len(z_nd), seed)
-    z_nd, columns = z_nd[shown], {name: column[shown] for name, column in columns.items()}
-    umap_n2 = umap_2d(z_nd, seed)
-    pca_n2, shares = pca_2d(z_nd)
-    pca_axes = tuple(f"main axis {i + 1} ({share:.0%} of the variance)" for i, share in enumerate(shares))
-    files = {"pca.png": value_map(pca_n2, columns, pca_axes)}
-    if umap_n2 is None:
+    apart = metrics["distances"]
+    names, d_ss = apart["names"], np.array(apart["centroid"], float)
+    home, of = dict(zip(columns["source"], columns["lang"], strict=True)), len(columns["source"])
+    columns = {name: columns[name][drawn.rows] for name in ("source", "model", "lang")}
+    pca_axes = tuple(f"main axis {i + 1} ({share:.0%} of the variance)" for i, share in enumerate(drawn.shares))
+    files = {"pca.png": value_map(drawn.pca_n2, columns, pca_axes)}
+    if drawn.umap_n2 is None:
         files["map.png"] = files["pca.png"]
     else:
-        files["map.png"] = value_map(umap_n2, columns, ("UMAP 1", "UMAP 2"))
+        files["map.png"] = value_map(drawn.umap_n2, columns, ("UMAP 1", "UMAP 2"))
     files |= {"distances.png": distances(names, d_ss), "scores.png": scores(metrics["encoders"])}
     images = {name.removesuffix(".png"): base64.b64encode(data).decode() for name, data in files.items()}
-    near = [i for i, name in enumerate(names) if home[name] in metrics["lang"]]
-    pairs = [(d_ss[i, j], names[i], names[j]) for i, j in itertools.combinations(near, 2)]
-    drawn = {"rows": len(z_nd), "of": of, "neighbours": 0 if umap_n2 is None else _neighbours(z_nd)}
-    page = _template().render(m=metrics, images=images, pairs=sorted(pairs), drawn=drawn)
-    rows = [["source", *names]] + [[n, *(f"{v:.6f}" for v in row)] for n, row in zip(names, d_ss, strict=True)]
-    table = io.StringIO()
-    csv.writer(table, lineterminator="\n").writerows(rows)
-    files |= {"distances.csv": table.getvalue().encode(), "report.html": page.encode()}
+    rows = pairs(apart)
+    scored = [row for row in rows if {home[row["a"]], home[row["b"]]} <= set(metrics["lang"])]
+    sizes = {"rows": len(drawn.rows), "of": of, "neighbours": drawn.neighbours}
+    page = _template().render(m=metrics, images=images, pairs=scored, nodes=nodes(apart), drawn=sizes)
+    files |= {"distances.csv": _csv(rows), "report.html": page.encode()}
     text = json.dumps(metrics, indent=2, sort_keys=True, allow_nan=False, ensure_ascii=False)
     return files | {"metrics.json": text.encode() + b"\n"}
+
+
+def pairs(apart: dict) -> list[dict]:
+    """metrics.json's distances, one pair of sources a row, the nearest centroids first."""
+    keys = [key for key in PAIR_COLUMNS if key in apart]
+    found = [
+        {"a": a, "b": b} | {key: apart[key][i][j] for key in keys}
+        for (i, a), (j, b) in itertools.combinations(enumerate(apart["names"]), 2)
+    ]
+    return sorted(found, key=lambda row: (row["centroid"], row["a"], row["b"]))
+
+
+def _csv(rows: list[dict]) -> bytes:
+    table = io.StringIO()
+    lines = csv.DictWriter(table, ["a", "b", *PAIR_COLUMNS], lineterminator="\n")
+    lines.writeheader()
+    lines.writerows(rows)
+    return table.getvalue().encode()
+
+
+def nodes(apart: dict) -> list[dict]:
+    """The tree's nodes, the nearest first: the sources under each, its height, and its support."""
+    under = [[name] for name in apart["names"]]
+    found = []
+    for (left, right, height, _), support in zip(apart["linkage"], apart["support"], strict=True):
+        under.append(under[int(left)] + under[int(right)])
+        found.append({"sources": under[-1], "height": height, "support": support})
+    return found
 
 
 def _template() -> jinja2.Template:
@@ -78,59 +101,6 @@ def _template() -> jinja2.Template:
     return jinja2.Environment(**rules).from_string(
         pathlib.Path(__file__).with_name("report.html.j2").read_text(encoding="utf-8")
     )
-
-
-def sample(rows: int, seed: int) -> Array:
-    """The rows that are drawn on a map: all, or MAX_POINTS of them in their order."""
-    if rows <= MAX_POINTS:
-        return np.arange(rows)
-    draws = np.random.Generator(np.random.Philox(key=[seed, 3]))
-    return np.sort(draws.choice(rows, MAX_POINTS, replace=False))
-
-
-def umap_2d(z_nd: Array, seed: int) -> Array | None:
-    """UMAP by cosine, float [n, 2], on one thread for equal maps; None where there are too few vectors."""
-    if len(z_nd) < MIN_UMAP or len(np.unique(z_nd, axis=0)) < MIN_UMAP:
-        return None
-    umap = _import_umap()
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # it warns of the single thread that a seed needs
-        return umap.UMAP(
-            n_neighbors=_neighbours(z_nd), metric="cosine", init="pca", random_state=seed, n_jobs=1
-        ).fit_transform(z_nd)
-
-
-def _neighbours(z_nd: Array) -> int:
-    return min(15, len(z_nd) - 1)  # 15 is UMAP's default
-
-
-def _import_umap() -> object:
-    """umap-learn without its parametric half, which would import tensorflow and torch where they are."""
-    name = "umap.parametric_umap"
-    blocked = "umap" not in sys.modules
-    if blocked:
-        sys.modules[name] = None  # makes its import an ImportError, which umap expects
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            import umap
-    finally:
-        if blocked:
-            del sys.modules[name]
-    return umap
-
-
-def pca_2d(z_nd: Array) -> tuple[Array, list[float]]:
-    """The two main axes: float [n, 2], and the share of the variance on each."""
-    x_nd = z_nd - z_nd.mean(0)
-    share_d, axis_dd = np.linalg.eigh(x_nd.T.astype(np.float64) @ x_nd)
-    axis_d2 = axis_dd[:, ::-1][:, :2]
-    # An axis has no sign of its own; fix it, so that equal data give equal pictures.
-    axis_d2 = axis_d2 * np.sign(axis_d2[np.abs(axis_d2).argmax(0), np.arange(axis_d2.shape[1])])
-    xy_n2 = np.zeros((len(x_nd), 2))
-    xy_n2[:, : axis_d2.shape[1]] = x_nd @ axis_d2
-    shares = (share_d[::-1][:2] / max(share_d.sum(), 1e-12)).tolist()
-    return xy_n2, [*shares, 0.0][:2]
 
 
 def value_map(xy_n2: Array, columns: dict[str, Array], axes: tuple[str, str]) -> bytes:
@@ -219,10 +189,9 @@ def distances(names: Sequence[str], d_ss: Array) -> bytes:
     figure, (tree, ax) = plt.subplots(1, 2, figsize=(side + 3, side), width_ratios=(1, 5), layout="constrained")
     order = np.arange(len(names))
     if len(names) > 1:
-        linkage = hierarchy.linkage(distance.squareform(d_ss, checks=False), "average", optimal_ordering=True)
-        drawn = hierarchy.dendrogram(
-            linkage, orientation="left", ax=tree, no_labels=True, link_color_func=lambda _: "#555555"
-        )
+        linkage = dendrogram.linkage(d_ss)
+        look = {"no_labels": True, "link_color_func": lambda _: "#555555"}
+        drawn = hierarchy.dendrogram(linkage, orientation="left", ax=tree, **look)
         order = np.array(drawn["leaves"])
         tree.invert_yaxis()
     tree.axis("off")

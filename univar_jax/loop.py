@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 import jax
 from ml_collections import ConfigDict
 
-from univar_jax import batches, files, hosts
+from univar_jax import batches, files, hosts, patience
 from univar_jax import step as steps_
 from univar_jax.progress import Progress
 
@@ -25,6 +25,7 @@ class Run:
       stop: whether to save and end after this step.
       profile: steps, counted from 1, that are traced into `trace`; an empty range = none.
       trace: a folder.
+      past: the scores of the evaluations before the first step, for config.patience.
     """
 
     update: Callable[[int, steps_.State, batches.Batch], tuple[steps_.State, dict]]
@@ -34,17 +35,18 @@ class Run:
     stop: Callable[[int], bool]
     profile: range
     trace: files.Place
+    past: list[float] = dataclasses.field(default_factory=list)
 
 
 def run(
     config: ConfigDict, calls: Run, state: steps_.State, feed: Iterator[batches.Batch], steps: range, progress: Progress
 ) -> int:
-    """Runs the steps; how many are finished at the end, fewer than all where SIGTERM came.
+    """Runs the steps; how many are finished at the end, fewer than all where SIGTERM came or patience ended.
 
     The order matters: a step is finished before it is scored, scored before it is saved, and saved before the
     next batch is taken, so that a checkpoint, its metrics and its place in the data belong together.
     """
-    saved = time.monotonic()
+    saved, past = time.monotonic(), list(calls.past)
     calls.tell("the first step")
     with contextlib.ExitStack() as traced:
         for n in range(steps.start + 1, steps.stop + 1):  # finished steps, counted from 1
@@ -65,11 +67,13 @@ def run(
             ended = calls.stop(n)
             last = n == steps.stop
             score = last or _due(n, config.eval_every_steps)
-            due = last or ended or _due(n, config.save_every_steps) or _late(n, saved, config)
             found: dict[str, float] = {}
             if score:
                 calls.tell(f"the scores of step {n}")
                 found = progress.retire(lambda: calls.scores(state["params"]["encoder"]))  # noqa: B023 (called at once)
+                past += [found[patience.SCORE]] if patience.SCORE in found else []
+                ended = patience.over(past, config.patience) or ended
+            due = last or ended or _due(n, config.save_every_steps) or _late(n, saved, config)
             if due:
                 calls.tell(f"saving step {n}")
                 progress.retire()

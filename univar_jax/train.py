@@ -8,7 +8,6 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 from absl import flags
-from etils import epath
 from jax.sharding import Mesh
 from ml_collections import ConfigDict, config_flags
 
@@ -24,19 +23,20 @@ from univar_jax import (
     hosts,
     logs,
     loop,
-    models,
     packing,
+    patience,
     programs,
     runs,
     shards,
     status,
-    tokens,
     weights,
 )
 from univar_jax import config as configs
+from univar_jax import inputs as inputs_
 from univar_jax import mesh as meshes
 from univar_jax import step as steps_
 from univar_jax.cli import UserError
+from univar_jax.inputs import Inputs
 from univar_jax.progress import Progress
 
 # Views on either side of the in-loop k-NN: enough to see a trend, few enough to cost a few steps.
@@ -56,7 +56,7 @@ def train(config: ConfigDict, data: str, workdir: str, model: str = "", profile:
     Raises:
       UserError: for what the user can mend, before RUN is touched; a loss that is not finite.
     """
-    inputs = _open(config, data, model)
+    inputs = inputs_.open_all(config, data, model)
     manifest, pairs, total = inputs.manifest, inputs.pairs, inputs.total
 
     # -- mesh, shapes of the batches, the run's folder ---------------------------------------------------------
@@ -74,14 +74,19 @@ def train(config: ConfigDict, data: str, workdir: str, model: str = "", profile:
         if start >= total:
             hosts.say(f"{workdir} is finished and the same: {start} of {total} steps")
             return
+        if patience.ended(workdir, start, total, config.patience):
+            return
         if hosts.speaks():
             runs.describe(workdir, about)  # again: the machine's keys may be others now
         setting = Setting(workdir, mesh, plan, store, start, about["identity"])
         _say_start(config, inputs, setting, digest)
         ended = _run(config, inputs, setting, params, profile, stop)
-        stopped = f"SIGTERM: saved after step {ended} of {total}; the same command goes on from there"
-        hosts.say(stopped if ended < total else f"finished {total} steps: {workdir}")
-        status.tell(workdir, total, "finished" if ended == total else "stopped by SIGTERM")
+        done = ended == total or patience.ended(workdir, ended, total, config.patience)
+        if ended == total:
+            hosts.say(f"finished {total} steps: {workdir}")
+        elif not done:
+            hosts.say(f"SIGTERM: saved after step {ended} of {total}; the same command goes on from there")
+        status.tell(workdir, total, "finished" if done else "stopped by SIGTERM")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -105,7 +110,7 @@ class Setting:
     identity: str
 
 
-def _run(config: ConfigDict, inputs: "Inputs", setting: Setting, params: dict, profile: range, stop: hosts.Stop) -> int:
+def _run(config: ConfigDict, inputs: Inputs, setting: Setting, params: dict, profile: range, stop: hosts.Stop) -> int:
     """State on the mesh, programs, and the loop; steps that are finished at its end."""
     mesh, plan, store, start, identity = setting.mesh, setting.plan, setting.store, setting.start, setting.identity
     tell = lambda doing: status.tell(setting.workdir, inputs.total, doing)  # noqa: E731
@@ -140,6 +145,7 @@ def _run(config: ConfigDict, inputs: "Inputs", setting: Setting, params: dict, p
             stop=stop.wanted,
             profile=profile,
             trace=files.place(setting.workdir, "workdir") / "profile",
+            past=patience.known(setting.workdir, start),
         )
         feed = batches.feed(inputs.pairs, steps, config.pairs, plan, mesh)
         ended = loop.run(config, calls, state, feed, steps, progress)
@@ -147,72 +153,6 @@ def _run(config: ConfigDict, inputs: "Inputs", setting: Setting, params: dict, p
         return ended
     finally:
         log.close()
-
-
-@dataclasses.dataclass(frozen=True)
-class Inputs:
-    """What a run starts from, checked against one another.
-
-    Attributes:
-      data: DATA.
-      manifest: its manifest.
-      pairs: its training records.
-      total: steps of the run.
-      model: the word MODEL.
-      folder: the encoder's.
-      encoder: its config.
-    """
-
-    data: files.Place
-    manifest: dict
-    pairs: shards.Shards
-    total: int
-    model: str
-    folder: epath.Path
-    encoder: models.EncoderConfig
-
-
-def _records(config: ConfigDict, data: str) -> tuple[dict, shards.Shards, int]:
-    """DATA's manifest, its training records and the steps that they are to give."""
-    manifest = shards.read_manifest(data)
-    for key, prepared in manifest["config"].items():
-        if config[key] != prepared:
-            raise UserError(
-                f"config.{key}={config[key]} but --data={data} was prepared with {prepared}; "
-                f"use --config.{key}={prepared} or prepare again"
-            )
-    pairs = shards.Shards(files.place(data, "data"), manifest, "train")
-    return manifest, pairs, _total_steps(config, data, len(pairs))
-
-
-def _open(config: ConfigDict, data: str, model: str) -> Inputs:
-    manifest, pairs, total = _records(config, data)
-    model = model or manifest["encoder"]["model"]
-    folder = models.folder(model)
-    found = tokens.digest(models.tokenizer(folder))
-    if found != manifest["encoder"]["tokenizer"]:
-        raise UserError(
-            f"--data={data} was spelt by the tokenizer of {manifest['encoder']['model']} "
-            f"({manifest['encoder']['tokenizer'][:8]}), that of --encoder={model} is another ({found[:8]}); "
-            "prepare again with this encoder"
-        )
-    architecture = models.read_config(folder)
-    programs.check(config, architecture, model)
-    return Inputs(files.place(data, "data"), manifest, pairs, total, model, folder, architecture)
-
-
-def _total_steps(config: ConfigDict, data: str, records: int) -> int:
-    possible = records // config.pairs
-    if not possible:
-        raise UserError(
-            f"config.pairs={config.pairs} is more than the {records} records of --data={data}; use fewer pairs"
-        )
-    if config.steps > possible:
-        raise UserError(
-            f"config.steps={config.steps} of {config.pairs} pairs need {config.steps * config.pairs:,} records and "
-            f"--data={data} has {records:,}: use --config.steps={possible}, or prepare with more --config.epochs"
-        )
-    return config.steps or possible
 
 
 def _evaluation(inputs: Inputs, vectors: Callable) -> Callable[[dict], dict[str, float]]:
@@ -289,7 +229,7 @@ if __name__ == "__main__":
         hosts.join(f.coordinator, f.num_processes, f.process_id)
         config = configs.complete(CONFIG.value)
         if bill.wanted(f):
-            manifest, pairs, total = _records(config, f.data) if f.data else ({}, None, 0)
+            manifest, pairs, total = inputs_.records(config, f.data) if f.data else ({}, None, 0)
             model = f.encoder or (manifest["encoder"]["model"] if manifest else "")
             bill.dry_run(config, f, model, pairs.lengths() if pairs else None, total)
         else:

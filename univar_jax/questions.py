@@ -1,0 +1,102 @@
+"""On which questions two sources answer most and least differently, with their answers in their own words."""
+
+import collections
+from collections.abc import Sequence
+
+import numpy as np
+
+# Every pair of so many sources; of more, each source with its nearest and its farthest one.
+ALL_PAIRS = 10
+# Questions quoted at either end of a pair's list.
+QUOTED = 5
+ANSWER_LETTERS, QUESTION_LETTERS = 600, 300
+
+
+def pairs(d_ss: np.ndarray) -> list[tuple[int, int]]:
+    """The pairs of sources that are looked at, i < j, of a matrix of distances [s, s]."""
+    s = len(d_ss)
+    if s <= ALL_PAIRS:
+        return [(i, j) for i in range(s) for j in range(i + 1, s)]
+    far_ss = d_ss + np.diag(np.full(s, -np.inf))
+    near_ss = d_ss + np.diag(np.full(s, np.inf))
+    ends = [(i, int(to)) for i in range(s) for to in (near_ss[i].argmin(), far_ss[i].argmax())]
+    return sorted({(min(pair), max(pair)) for pair in ends})
+
+
+def between(
+    z_nd: np.ndarray, columns: dict[str, np.ndarray], units: Sequence[tuple[str, np.ndarray]], d_ss: np.ndarray
+) -> list[dict]:
+    """For each pair of sources the questions that both answered, by the cosine distance of their answers.
+
+    Of several answers to a question the mean over all pairs of them counts, 1 - (mean z_a)·(mean z_b), and the first
+    one is quoted.
+
+    Args:
+      z_nd: float [n, d] unit vectors.
+      columns: source, question, answer, dataset and value of each row, str [n] each.
+      units: [n] each: questions, then question groups, for sources that share no question (of two languages).
+      d_ss: distances of the sources in sorted order, which say what pairs are looked at.
+
+    Returns:
+      A pair each: a, b, unit, shared (questions), distance (the mean over them), most and least (QUOTED questions
+      each, or fewer so that none is on both lists), by_value and by_dataset (mean distance and questions).
+    """
+    names = sorted(set(columns["source"]))
+    rows_s = [np.flatnonzero(columns["source"] == name) for name in names]
+    means = [[_means(z_nd, rows, cells_n) for rows in rows_s] for _, cells_n in units]
+    out = []
+    for i, j in pairs(d_ss):
+        found = {"a": names[i], "b": names[j], "unit": None, "shared": 0, "distance": None}
+        for (unit, _), means_s in zip(units, means, strict=True):
+            both = sorted(means_s[i].keys() & means_s[j].keys())
+            if both:
+                a, b = ([means_s[s][cell] for cell in both] for s in (i, j))
+                found |= {"unit": unit, "shared": len(both)} | _ranked(columns, a, b)
+                break
+        out.append({"most": [], "least": [], "by_value": {}, "by_dataset": {}} | found)
+    return out
+
+
+def _means(z_nd: np.ndarray, rows: np.ndarray, cells_n: np.ndarray) -> dict[str, tuple[np.ndarray, int]]:
+    """Of each question the mean vector of a source's answers, and the row of the first."""
+    cells, first_c, code_n = np.unique(cells_n[rows], return_index=True, return_inverse=True)
+    mean_cd = np.zeros((len(cells), z_nd.shape[1]), np.float32)
+    np.add.at(mean_cd, code_n, z_nd[rows])
+    mean_cd /= np.bincount(code_n)[:, None]
+    return {cell: (mean_cd[c], int(rows[first_c[c]])) for c, cell in enumerate(cells)}
+
+
+def _ranked(columns: dict[str, np.ndarray], a: list[tuple[np.ndarray, int]], b: list[tuple[np.ndarray, int]]) -> dict:
+    far_q = np.array([1 - float(x @ y) for (x, _), (y, _) in zip(a, b, strict=True)])
+    order = np.argsort(-far_q, kind="stable")
+    most, least = min(QUOTED, (len(order) + 1) // 2), min(QUOTED, len(order) // 2)
+
+    def quoted(q: int) -> dict:
+        row, other = a[q][1], b[q][1]
+        out = {"distance": round(float(far_q[q]), 4), "question": _cut(columns["question"][row], QUESTION_LETTERS)}
+        out |= {"dataset": columns["dataset"][row], "value": columns["value"][row]}
+        answers = (_cut(columns["answer"][i], ANSWER_LETTERS) for i in (row, other))
+        return out | dict(zip(("answer_a", "answer_b"), answers, strict=True))
+
+    rows = [row for _, row in a]
+    return {
+        "distance": round(float(far_q.mean()), 4),
+        "most": [quoted(q) for q in order[:most]],
+        "least": [quoted(q) for q in order[::-1][:least]],
+        "by_value": _grouped(columns["value"][rows], far_q),
+        "by_dataset": _grouped(columns["dataset"][rows], far_q),
+    }
+
+
+def _grouped(names_q: np.ndarray, far_q: np.ndarray) -> dict[str, dict]:
+    """Mean distance and number of questions of each name, the farthest first."""
+    of = collections.defaultdict(list)
+    for name, far in zip(names_q, far_q, strict=True):
+        if name:
+            of[name].append(far)
+    found = {name: {"distance": round(float(np.mean(d)), 4), "questions": len(d)} for name, d in of.items()}
+    return dict(sorted(found.items(), key=lambda item: (-item[1]["distance"], item[0])))
+
+
+def _cut(text: str, letters: int) -> str:
+    return text if len(text) <= letters else text[:letters].rstrip() + " …"
