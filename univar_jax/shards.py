@@ -1,42 +1,29 @@
 """Pairs in TFRecord shards with TFDS metadata: written once, read by record number; no tensorflow, no jax."""
 
-import dataclasses
 import hashlib
 import json
 import os
-import struct
+import weakref
 from collections.abc import Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from io import FileIO
 
-import google_crc32c
 import numpy as np
 import tensorflow_datasets as tfds
-from tensorflow_datasets.proto import tf_example_pb2
 
-from univar_jax import config, files
+from univar_jax import config, files, records
 from univar_jax.cli import UserError
 from univar_jax.files import Place
+from univar_jax.records import Pair
 
 # Records of a shard: what a killed prepare may lose of a worker's time, and at λ = 80 some 130 MB.
 PER_SHARD = 4096
 MANIFEST = "manifest.json"
-_AGAIN = "remove the folder and prepare it again"
 _NAME = "univar"
 _AHEAD = ThreadPoolExecutor(1, "shards")  # one for all: a disk or a network is not read faster by more
-_HEAD, _FOOT = struct.Struct("<QI"), struct.Struct("<I")
 
 # Where a record lies, how long its views are and whose: what a host needs of records that another one reads.
 INDEX = np.dtype([("offset", "<u8"), ("anchor", "<u4"), ("key", "<u4"), ("source", "<u4")])
-
-
-@dataclasses.dataclass(frozen=True)
-class Pair:
-    """One record: the token ids of two views of one source, special tokens included; source counts the names."""
-
-    anchor: np.ndarray
-    key: np.ndarray
-    source: int
 
 
 def features(ids_dtype: np.dtype, sources: Sequence[str]) -> tfds.features.FeaturesDict:
@@ -60,21 +47,12 @@ def write(path: Place, pairs: Iterable[Pair], codec: tfds.features.FeaturesDict)
     entries, offset, sha256 = [], 0, hashlib.sha256()
     with files.whole(path) as file:
         for pair in pairs:
-            record = _frame(pair, codec)
+            record = records.frame(pair, codec)
             file.write(record)
             sha256.update(record)
             entries.append((offset, len(pair.anchor), len(pair.key), pair.source))
             offset += len(record)
     return np.array(entries, INDEX), {"bytes": offset, "sha256": sha256.hexdigest()}
-
-
-def _frame(pair: Pair, codec: tfds.features.FeaturesDict) -> bytes:
-    """TFRecord: length, crc of the length, tf.train.Example, crc of the example."""
-    example = codec.serialize_example({"anchor_ids": pair.anchor, "key_ids": pair.key, "source": pair.source})
-    # A protobuf map has no order of its own; without this the bytes differ from process to process.
-    payload = tf_example_pb2.Example.FromString(example).SerializeToString(deterministic=True)
-    head = _HEAD.pack(len(payload), _masked_crc(struct.pack("<Q", len(payload))))
-    return head + payload + _FOOT.pack(_masked_crc(payload))
 
 
 def scan(path: Place, codec: tfds.features.FeaturesDict) -> tuple[np.ndarray, str]:
@@ -89,9 +67,9 @@ def scan(path: Place, codec: tfds.features.FeaturesDict) -> tuple[np.ndarray, st
     data = _read(path)
     view, entries, offset = memoryview(data), [], 0
     while offset < len(data):
-        pair = _parse(view[offset:], _dtype(codec), path, len(entries))
+        pair = records.parse(view[offset:], _dtype(codec), path, len(entries))
         entries.append((offset, len(pair.anchor), len(pair.key), pair.source))
-        offset += _HEAD.size + _HEAD.unpack_from(data, offset)[0] + _FOOT.size
+        offset += records.size(data, offset)
     return np.array(entries, INDEX), hashlib.sha256(data).hexdigest()
 
 
@@ -109,10 +87,10 @@ def read_manifest(data: str) -> dict:
             f"{path} is missing, so the folder is not there or not whole; run univar_jax.prepare --out={data}"
         ) from error
     except (ValueError, TypeError) as error:
-        raise UserError(f"{path} is broken ({error}); {_AGAIN}") from error
+        raise UserError(f"{path} is broken ({error}); {records.AGAIN}") from error
     stated = manifest.pop("sha256", None)
     if stated != config.digest(manifest):
-        raise UserError(f"{path} is damaged: it has not the sha256 that it states; {_AGAIN}")
+        raise UserError(f"{path} is damaged: it has not the sha256 that it states; {records.AGAIN}")
     return manifest | {"sha256": stated}
 
 
@@ -125,7 +103,7 @@ def verify(data: str) -> None:
     folder, manifest = files.place(data, "verify"), read_manifest(data)
     for name, sha256 in manifest["metadata"].items():
         if hashlib.sha256(_read(folder / name)).hexdigest() != sha256:
-            raise UserError(f"{folder / name} is not the file that {MANIFEST} names; {_AGAIN}")
+            raise UserError(f"{folder / name} is not the file that {MANIFEST} names; {records.AGAIN}")
     codec = features(np.dtype(manifest["ids_dtype"]), manifest["sources"])
     for split in manifest["splits"]:
         index = Shards(folder, manifest, split).index
@@ -162,15 +140,16 @@ class Shards:
         path = folder / entry["file"]
         data = _read(path)
         if hashlib.sha256(data).hexdigest() != entry["sha256"]:
-            raise UserError(f"{path} is not the index that {folder / MANIFEST} names; {_AGAIN}")
+            raise UserError(f"{path} is not the index that {folder / MANIFEST} names; {records.AGAIN}")
         if len(data) != INDEX.itemsize * sum(entry["records"] for entry in self._shards):
-            raise UserError(f"{path} is of another version of univar_jax; {_AGAIN}")
+            raise UserError(f"{path} is of another version of univar_jax; {records.AGAIN}")
         self.index = np.frombuffer(data, INDEX)
         there = {file.name for file in folder.iterdir()}  # in a bucket one question, not one a shard
         for shard in self._shards:
             if shard["file"] not in there:
-                raise UserError(f"{folder / shard['file']} is missing; {_AGAIN}")
+                raise UserError(f"{folder / shard['file']} is missing; {records.AGAIN}")
         self._files: dict[int, Future[FileIO]] = {}
+        weakref.finalize(self, _close, self._files)
 
     def __len__(self) -> int:
         return len(self.index)
@@ -194,7 +173,7 @@ class Shards:
         last = inside + 1 == self._shards[shard]["records"]
         stop = self._shards[shard]["bytes"] if last else int(self.index["offset"][record + 1])
         data = os.pread(self._file(shard).fileno(), stop - start, start)
-        return _parse(data, _dtype(self._codec), self._folder / self._shards[shard]["file"], inside)
+        return records.parse(data, _dtype(self._codec), self._folder / self._shards[shard]["file"], inside)
 
     def _file(self, shard: int) -> FileIO:
         for near in (shard, shard + 1):  # the next one is copied and checked while this one is read
@@ -203,67 +182,42 @@ class Shards:
         return self._files[shard].result()
 
     def _open(self, shard: int) -> FileIO:
-        """A shard on this machine's disk with every byte of the manifest's; it closes when nobody reads it any more."""
+        """A shard on this machine's disk with every byte of the manifest's."""
         path, sha256 = self._folder / self._shards[shard]["file"], self._shards[shard]["sha256"]
         try:
             copy = files.copied(path, sha256)
             if files.hash_of(copy) == sha256:
                 return copy.open("rb", buffering=0)
         except FileNotFoundError as error:
-            raise UserError(f"{path} is missing; {_AGAIN}") from error
+            raise UserError(f"{path} is missing; {records.AGAIN}") from error
         found, _ = scan(path, self._codec)  # names the first record that is damaged
         raise _other(path, len(found), self._shards[shard]["records"])
+
+
+def _close(files: dict[int, Future[FileIO]]) -> None:
+    for file in files.values():
+        if file.done() and not file.exception():
+            file.result().close()
 
 
 def _other(path: Place, found: int, expected: int) -> UserError:
     """What is wrong with a shard of whole records only."""
     if found < expected:
-        return UserError(f"{path} record {found}: cut short, the shard has {found} of {expected} records; {_AGAIN}")
-    return UserError(f"{path}: whole records, but of another prepare; {_AGAIN}")
+        return UserError(
+            f"{path} record {found}: cut short, the shard has {found} of {expected} records; {records.AGAIN}"
+        )
+    return UserError(f"{path}: whole records, but of another prepare; {records.AGAIN}")
 
 
 def _dtype(codec: tfds.features.FeaturesDict) -> np.dtype:
     return np.dtype(codec["anchor_ids"].np_dtype)
 
 
-def _parse(data: bytes | memoryview, dtype: np.dtype, path: Place, record: int) -> Pair:
-    """The record at the start of `data`.
-
-    Reads the same fields as TFDS's codec, which takes four times as long: a feed that a device waits for.
-    """
-    try:
-        return _parsed(data, dtype)
-    except UserError as error:
-        raise UserError(f"{path} record {record}: {error}; the shard is damaged; {_AGAIN}") from error
-
-
-def _parsed(data: bytes | memoryview, dtype: np.dtype) -> Pair:
-    if len(data) < _HEAD.size:
-        raise UserError(f"cut short at {len(data)} bytes")
-    length, crc = _HEAD.unpack_from(data)
-    if _masked_crc(bytes(data[:8])) != crc:
-        raise UserError("the crc of its length does not match")
-    if len(data) < _HEAD.size + length + _FOOT.size:
-        raise UserError(f"cut short, {len(data)} bytes of {_HEAD.size + length + _FOOT.size}")
-    payload = bytes(data[_HEAD.size : _HEAD.size + length])
-    if _FOOT.unpack_from(data, _HEAD.size + length)[0] != _masked_crc(payload):
-        raise UserError("its crc does not match")
-    found = tf_example_pb2.Example.FromString(payload).features.feature
-    anchor, key = (np.frombuffer(found[name].bytes_list.value[0], dtype) for name in ("anchor_ids", "key_ids"))
-    return Pair(anchor, key, found["source"].int64_list.value[0])
-
-
-def _masked_crc(data: bytes) -> int:
-    """TFRecord's checksum: crc32c, rotated and shifted so that a crc of crcs stays sound."""
-    crc = google_crc32c.value(data)
-    return ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF
-
-
 def _read(path: Place) -> bytes:
     try:
         return path.read_bytes()
     except FileNotFoundError as error:
-        raise UserError(f"{path} is missing; {_AGAIN}") from error
+        raise UserError(f"{path} is missing; {records.AGAIN}") from error
 
 
 def write_metadata(folder: Place, codec: tfds.features.FeaturesDict, splits: dict[str, dict]) -> dict[str, str]:
