@@ -5,7 +5,7 @@ import struct
 import numpy as np
 import pytest
 
-from tests.test_shards import codec, opened, some_pairs, write_folder
+from tests.test_shards import assert_same, codec, opened, some_pairs, write_folder
 from univar_jax import shards
 from univar_jax.cli import UserError
 
