@@ -46,12 +46,17 @@ def start(tmp_path, tiny_data):
             port = free.getsockname()[1]
         env = os.environ | {"XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}"}
         # Writing past a limit fails as on a full disk.
-        limit = lambda: largest_file and resource.setrlimit(resource.RLIMIT_FSIZE, (largest_file, largest_file))  # noqa: E731
+        limit = lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (largest_file, largest_file))  # noqa: E731
         command = [sys.executable, "-m", "univar_jax.train", f"--config={tmp_path / 'config.py'}", *words]
         command += [f"--data={tiny_data}", f"--workdir={workdir}"]
         for n in range(count):
             own = [f"--coordinator=localhost:{port}", f"--num_processes={count}", f"--process_id={n}"]
-            pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, "preexec_fn": limit}
+            pipes = {
+                "stdout": subprocess.PIPE,
+                "stderr": subprocess.PIPE,
+                "text": True,
+                "preexec_fn": limit if largest_file else None,
+            }
             begun.append(subprocess.Popen(command + own * (count > 1), cwd=ROOT, env=env, **pipes))
         return begun[-count:]
 
