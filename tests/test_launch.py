@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import kubernetes_validate
 import pytest
 import yaml
 
@@ -103,3 +104,24 @@ def test_the_jobset_names_each_host_once_and_gives_time_to_save():
     script = container["args"][0]
     subprocess.run(["bash", "-n", "-c", script], check=True)
     assert {mount["name"] for mount in container["volumeMounts"]} <= {volume["name"] for volume in pod["volumes"]}
+
+
+def test_the_jobs_of_the_jobset_are_kubernetes_own():
+    job = yaml.safe_load((ROOT / "launch" / "gke.yaml").read_text())
+    assert set(job["spec"]) <= {
+        "failurePolicy",
+        "network",
+        "replicatedJobs",
+        "startupPolicy",
+        "successPolicy",
+        "suspend",
+    }
+    [replicated] = job["spec"]["replicatedJobs"]
+    assert set(replicated) <= {"name", "replicas", "template", "dependsOn"}
+    # JobSet's template is a whole batch/v1 Job's, for which the published schema is there.
+    plain = {"apiVersion": "batch/v1", "kind": "Job", "metadata": {"name": "train"}} | replicated["template"]
+    version = kubernetes_validate.latest_version()
+    kubernetes_validate.validate(plain, version, strict=True)
+    plain["spec"]["template"]["spec"]["nodeSelecter"] = {}
+    with pytest.raises(kubernetes_validate.ValidationError, match="nodeSelecter"):
+        kubernetes_validate.validate(plain, version, strict=True)
