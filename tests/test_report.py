@@ -9,7 +9,7 @@ import sys
 
 import pytest
 
-from univar_jax import figures, qa
+from univar_jax import page, qa
 
 from .test_analyze import EVIL, FILES, ROOT, corpus, vectors, write
 
@@ -106,10 +106,10 @@ def test_page_is_self_contained_and_escapes_names(whole):
 def test_distances_are_a_row_a_pair_and_those_of_metrics(whole):
     rows = list(csv.DictReader((whole[0] / "distances.csv").read_text().splitlines()))
     apart = whole[2]["distances"]
-    assert len(rows) == 15 and list(rows[0]) == ["a", "b", *figures.PAIR_COLUMNS]
+    assert len(rows) == 15 and list(rows[0]) == ["a", "b", *page.PAIR_COLUMNS]
     for row in rows:
         i, j = (apart["names"].index(row[side]) for side in "ab")
-        for key in figures.PAIR_COLUMNS:
+        for key in page.PAIR_COLUMNS:
             assert float(row[key]) == apart[key][i][j] == apart[key][j][i]
     assert max(float(row["q"]) for row in rows) < 0.05  # all sources were planted apart
     assert all(float(row["energy"]) > float(row["floor"]) > 0 for row in rows)
