@@ -206,7 +206,8 @@ class Picture {
     const line = 15 * ratio;
     for (const [x, y, name] of labels.sort((a, b) => a[1] - b[1])) {
       const wide = ctx.measureText(name).width;
-      const u = Math.max(2, Math.min(x + 10 * ratio, this.canvas.width - wide - 4));
+      const right = x + 10 * ratio;
+      const u = right + wide < this.canvas.width ? right : Math.max(2, x - 10 * ratio - wide);
       let v = y;
       for (const [near_u, near_v, near_wide] of placed) {
         if (u < near_u + near_wide && near_u < u + wide && Math.abs(v - near_v) < line) v = near_v + line;
