@@ -109,8 +109,9 @@ def opened(browser, made):
 def point(tab, i):
     """Moves the pointer to a point of the map."""
     x, y = tab.evaluate(
-        "i => { const c = document.getElementById('map-canvas'); c.scrollIntoView(); const b = c.getBoundingClientRect();"
-        "const [x, y] = valueMap.place(i); return [b.left + x * b.width / c.width, b.top + y * b.height / c.height]; }",
+        "i => { const c = document.getElementById('map-canvas'); c.scrollIntoView();"
+        "const b = c.getBoundingClientRect(); const [x, y] = valueMap.place(i); "
+        "return [b.left + x * b.width / c.width, b.top + y * b.height / c.height]; }",
         i,
     )
     tab.mouse.move(x, y)
@@ -193,7 +194,8 @@ def test_without_a_script_the_pictures_are_there(opened):
 def test_fifty_thousand_points_are_redrawn_within_a_blink(opened):
     page_, files = opened(50_000)
     times = page_.tab.evaluate(
-        "() => Array.from({length: 9}, () => { const t = performance.now(); valueMap.draw(); return performance.now() - t; })"
+        "() => Array.from({length: 9}, () => { const t = performance.now(); valueMap.draw();"
+        "return performance.now() - t; })"
     )
     print("redraw", np.round(times, 1))
     assert np.median(times) < REDRAW_MS
