@@ -11,8 +11,8 @@ from univar_jax import dendrogram, figures, maps, page
 
 CHROMIUM = pathlib.Path("/usr/bin/chromium")
 EVIL = "</script><img src=x onerror=document.title='got'>"
-# Of one redraw of 50,000 points; two slow cores without a GPU need about 30.
-REDRAW_MS = 150
+# Of one redraw of 50,000 points, the median of nine: about 20 on two cores without a GPU; they may be busy.
+REDRAW_MS = 100
 
 
 @pytest.fixture(scope="module")
