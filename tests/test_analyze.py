@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from univar_jax import analyze, embeddings, figures, qa, splits
+from univar_jax import analyze, embeddings, page, qa, splits
 from univar_jax.cli import UserError
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -165,9 +165,9 @@ def test_out_that_is_there(small, tmp_path, capsys):
 
 
 def test_a_run_that_is_cut_off_leaves_no_out_and_no_obstacle(small, tmp_path, monkeypatch):
-    files = figures.report
+    files = page.report
     with monkeypatch.context() as patch, pytest.raises(TypeError):
-        patch.setattr(figures, "report", lambda *a: files(*a) | {"last": None})  # fails after all others
+        patch.setattr(page, "report", lambda *a: files(*a) | {"last": None})  # fails after all others
         run(tmp_path, small[1])
     assert not (tmp_path / "r").exists()
     run(tmp_path, small[1])

@@ -42,10 +42,10 @@ from univar_jax import (
     cli,
     dendrogram,
     distances,
-    figures,
     files,
     mantel,
     maps,
+    page,
     qa,
     questions,
     resamples,
@@ -60,7 +60,7 @@ from univar_jax.embeddings import Encoder
 
 _ABOUT = ("weights", "step", "config_hash", "version", "qas_per_view")
 # Goes up when equal inputs give another report: a finished one of before is then another.
-_EDITION = 2
+_EDITION = 3
 
 
 def analyze(
@@ -151,7 +151,7 @@ def _report(
     metrics |= {"rows": len(control_n), "control_rows": int(control_n.sum()), "settings": _settings(reference)}
     metrics |= {"distances": apart, "map": maps.quality(z_nd[drawn.rows], drawn, seed)}
     metrics["questions"] = questions.between(z_nd, columns, units, np.array(apart["centroid"], float))
-    return metrics, figures.report(drawn, columns, metrics)
+    return metrics, page.report(drawn, columns, metrics)
 
 
 def _table(encoders: list[Encoder], k: int, seed: int, notes: list[str]) -> scores.Table:

@@ -1,15 +1,9 @@
-"""The report's pictures and page: vectors and figures in, files as bytes out; equal input, equal bytes."""
+"""The report's pictures: vectors and figures in, PNG as bytes out; equal input, equal bytes."""
 
-import base64
-import csv
 import io
-import itertools
-import json
-import pathlib
 import warnings
 from collections.abc import Sequence
 
-import jinja2
 import matplotlib
 
 matplotlib.use("Agg")  # before pyplot: a report is made on machines without a screen
@@ -23,14 +17,10 @@ from scipy.cluster import hierarchy
 from scipy.spatial import ConvexHull, QhullError
 
 from univar_jax import dendrogram
-from univar_jax.maps import Maps
 
 # Okabe and Ito's palette, told apart with any colour vision, less its yellow, too faint on white; then Tol's.
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#7F7F7F", "#882255", "#999933")
 MARKERS = "os^DvPX*<>ph"
-# Of distances.csv, after the two sources' names.
-PAIR_COLUMNS = ("rows", "shared", "centroid", "centroid_shared", "centroid_floor", "centroid_p", "centroid_q")
-PAIR_COLUMNS += ("energy", "floor", "p", "q")
 # Labels at all centroids cannot be read beyond this many.
 MAX_LABELS = 30
 _HULL_SHARE = 0.8
@@ -38,69 +28,19 @@ _HULL_SHARE = 0.8
 Array = np.ndarray
 
 
-def report(drawn: Maps, columns: dict[str, Array], metrics: dict) -> dict[str, bytes]:
-    """The files of a report by name; metrics.json is the last one, so that it is never there without the others.
+def looks(columns: dict[str, Array]) -> tuple[Array, dict[str, int], dict[str, int]]:
+    """What a colour stands for in each row (its language, or its source where there is one language), and places.
 
     Args:
-      drawn: the maps.
-      columns: source, model and lang of each row that could be drawn, [n] each.
-      metrics: what metrics.json will hold.
+      columns: source, model and lang of each row, [n] each.
+
+    Returns:
+      The name behind each row's colour [n], that name's place in PALETTE, and each model's in MARKERS.
     """
-    apart = metrics["distances"]
-    names, d_ss = apart["names"], np.array(apart["centroid"], float)
-    home, of = dict(zip(columns["source"], columns["lang"], strict=True)), len(columns["source"])
-    columns = {name: columns[name][drawn.rows] for name in ("source", "model", "lang")}
-    pca_axes = tuple(f"main axis {i + 1} ({share:.0%} of the variance)" for i, share in enumerate(drawn.shares))
-    files = {"pca.png": value_map(drawn.pca_n2, columns, pca_axes)}
-    if drawn.umap_n2 is None:
-        files["map.png"] = files["pca.png"]
-    else:
-        files["map.png"] = value_map(drawn.umap_n2, columns, ("UMAP 1", "UMAP 2"))
-    files |= {"distances.png": distances(names, d_ss), "scores.png": scores(metrics["encoders"])}
-    images = {name.removesuffix(".png"): base64.b64encode(data).decode() for name, data in files.items()}
-    rows = pairs(apart)
-    scored = [row for row in rows if {home[row["a"]], home[row["b"]]} <= set(metrics["lang"])]
-    sizes = {"rows": len(drawn.rows), "of": of, "neighbours": drawn.neighbours}
-    page = _template().render(m=metrics, images=images, pairs=scored, nodes=nodes(apart), drawn=sizes)
-    files |= {"distances.csv": _csv(rows), "report.html": page.encode()}
-    text = json.dumps(metrics, indent=2, sort_keys=True, allow_nan=False, ensure_ascii=False)
-    return files | {"metrics.json": text.encode() + b"\n"}
-
-
-def pairs(apart: dict) -> list[dict]:
-    """metrics.json's distances, one pair of sources a row, the nearest centroids first."""
-    keys = [key for key in PAIR_COLUMNS if key in apart]
-    found = [
-        {"a": a, "b": b} | {key: apart[key][i][j] for key in keys}
-        for (i, a), (j, b) in itertools.combinations(enumerate(apart["names"]), 2)
-    ]
-    return sorted(found, key=lambda row: (row["centroid"], row["a"], row["b"]))
-
-
-def _csv(rows: list[dict]) -> bytes:
-    table = io.StringIO()
-    lines = csv.DictWriter(table, ["a", "b", *PAIR_COLUMNS], lineterminator="\n")
-    lines.writeheader()
-    lines.writerows(rows)
-    return table.getvalue().encode()
-
-
-def nodes(apart: dict) -> list[dict]:
-    """The tree's nodes, the nearest first: the sources under each, its height, and its support."""
-    under = [[name] for name in apart["names"]]
-    found = []
-    for (left, right, height, _), support in zip(apart["linkage"], apart["support"], strict=True):
-        under.append(under[int(left)] + under[int(right)])
-        found.append({"sources": under[-1], "height": height, "support": support})
-    return found
-
-
-def _template() -> jinja2.Template:
-    # Escaping on: names and answers come from anywhere and may hold HTML.
-    rules = {"autoescape": True, "undefined": jinja2.StrictUndefined, "trim_blocks": True, "lstrip_blocks": True}
-    return jinja2.Environment(**rules).from_string(
-        pathlib.Path(__file__).with_name("report.html.j2").read_text(encoding="utf-8")
-    )
+    shade_n = columns["lang"] if len(set(columns["lang"])) > 1 else columns["source"]
+    colour = {name: i % len(PALETTE) for i, name in enumerate(sorted(set(shade_n)))}
+    marker = {name: i % len(MARKERS) for i, name in enumerate(sorted(set(columns["model"])))}
+    return shade_n, colour, marker
 
 
 def value_map(xy_n2: Array, columns: dict[str, Array], axes: tuple[str, str]) -> bytes:
@@ -111,9 +51,9 @@ def value_map(xy_n2: Array, columns: dict[str, Array], axes: tuple[str, str]) ->
       columns: source, model and lang of each row, [n] each.
       axes: what stands at the two axes.
     """
-    shade = columns["lang"] if len(set(columns["lang"])) > 1 else columns["source"]
-    colour = {g: PALETTE[i % len(PALETTE)] for i, g in enumerate(sorted(set(shade)))}
-    marker = {m: MARKERS[i % len(MARKERS)] for i, m in enumerate(sorted(set(columns["model"])))}
+    shade, colour_at, marker_at = looks(columns)
+    colour = {name: PALETTE[i] for name, i in colour_at.items()}
+    marker = {name: MARKERS[i] for name, i in marker_at.items()}
     sources = sorted(set(columns["source"]))
     figure, ax = plt.subplots(figsize=(7, 6.5), layout="constrained")
     size, large = float(np.clip(4000 / len(xy_n2), 3, 26)), float(np.clip(2000 / len(sources), 30, 110))
@@ -127,7 +67,9 @@ def value_map(xy_n2: Array, columns: dict[str, Array], axes: tuple[str, str]) ->
         ax.scatter(*centre, s=large, edgecolors="white", linewidths=1, zorder=4, **look)
         labels.append((*centre, source))
     for group, tint in colour.items():
-        _hull(ax, xy_n2[shade == group], tint)
+        if (corners_c2 := hull(xy_n2[shade == group])) is not None:
+            closed = np.concatenate([corners_c2, corners_c2[:1]])
+            ax.plot(*closed.T, ls="--", lw=1.2, color=tint, alpha=0.9, zorder=2)
     ax.set(xlabel=axes[0], ylabel=axes[1], xticks=[], yticks=[])
     ax.spines[:].set_color("#bbbbbb")
     if len(labels) > MAX_LABELS:  # then the languages' centroids only
@@ -138,15 +80,14 @@ def value_map(xy_n2: Array, columns: dict[str, Array], axes: tuple[str, str]) ->
     return _png(figure)
 
 
-def _hull(ax: Axes, xy_n2: Array, tint: str) -> None:
-    """Dashed hull of the points nearest the middle; that of all would be the hull of the outliers."""
+def hull(xy_n2: Array) -> Array | None:
+    """Corners [c, 2] of the hull of the points nearest the middle; that of all would be the hull of the outliers."""
     far_n = np.linalg.norm(xy_n2 - np.median(xy_n2, axis=0), axis=1)
     inner_n2 = xy_n2[far_n <= np.quantile(far_n, _HULL_SHARE)]
     try:
-        corners = ConvexHull(inner_n2).vertices
+        return inner_n2[ConvexHull(inner_n2).vertices]
     except (QhullError, ValueError):  # fewer than three points, or all on a line: no area to enclose
-        return
-    ax.plot(*inner_n2[[*corners, corners[0]]].T, ls="--", lw=1.2, color=tint, alpha=0.9, zorder=2)
+        return None
 
 
 def _label(ax: Axes, labels: list[tuple[float, float, str]]) -> None:

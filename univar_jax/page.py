@@ -1,0 +1,181 @@
+"""The report: vectors and figures in, its files as bytes out; the page is one file that needs no network.
+
+Without its script the page shows the pictures and tables; the script puts what can be asked in their place. Equal
+input gives equal bytes.
+"""
+
+import base64
+import csv
+import hashlib
+import io
+import itertools
+import json
+import pathlib
+
+import jinja2
+import markupsafe
+import numpy as np
+
+from univar_jax import figures, resamples
+from univar_jax.maps import Maps
+
+# Of distances.csv, after the two sources' names.
+PAIR_COLUMNS = ("rows", "shared", "centroid", "centroid_shared", "centroid_floor", "centroid_p", "centroid_q")
+PAIR_COLUMNS += ("energy", "floor", "p", "q")
+# Points whose text is in the page, and how much of it: 5,000 of 200 letters are a megabyte.
+MAX_TEXTS, TEXT_LETTERS = 5_000, 200
+_SCRIPTS = ("report.js", "report_map.js", "report_reader.js", "report_heat.js")
+_HERE = pathlib.Path(__file__).parent
+
+Array = np.ndarray
+
+
+def report(drawn: Maps, columns: dict[str, Array], metrics: dict) -> dict[str, bytes]:
+    """The files of a report by name; metrics.json is the last one, so that it is never there without the others.
+
+    Args:
+      drawn: the maps.
+      columns: source, model, lang and text of each row that could be drawn, [n] each.
+      metrics: what metrics.json will hold.
+    """
+    apart = metrics["distances"]
+    names, d_ss = apart["names"], np.array(apart["centroid"], float)
+    home, of = dict(zip(columns["source"], columns["lang"], strict=True)), len(columns["source"])
+    columns = {name: columns[name][drawn.rows] for name in ("source", "model", "lang", "text")}
+    pca_axes = tuple(f"main axis {i + 1} ({share:.0%} of the variance)" for i, share in enumerate(drawn.shares))
+    files = {"pca.png": figures.value_map(drawn.pca_n2, columns, pca_axes)}
+    if drawn.umap_n2 is None:
+        files["map.png"] = files["pca.png"]
+    else:
+        files["map.png"] = figures.value_map(drawn.umap_n2, columns, ("UMAP 1", "UMAP 2"))
+    files |= {"distances.png": figures.distances(names, d_ss), "scores.png": figures.scores(metrics["encoders"])}
+    rows = pairs(apart)
+    scored = [row for row in rows if {home[row["a"]], home[row["b"]]} <= set(metrics["lang"])]
+    html = render(metrics, files, points(drawn, columns, metrics["seed"]), scored, of)
+    files |= {"distances.csv": _csv(rows), "report.html": html.encode()}
+    text = json.dumps(metrics, indent=2, sort_keys=True, allow_nan=False, ensure_ascii=False)
+    return files | {"metrics.json": text.encode() + b"\n"}
+
+
+def render(metrics: dict, files: dict[str, bytes], drawn: dict, scored: list[dict], of: int) -> str:
+    """The page.
+
+    Args:
+      metrics: what metrics.json will hold.
+      files: the pictures.
+      drawn: what `points` gave.
+      scored: the rows of `pairs` between sources that are scored.
+      of: rows that could have been drawn.
+    """
+    images = {name.removesuffix(".png"): base64.b64encode(data).decode() for name, data in files.items()}
+    script = "\n".join((_HERE / name).read_text(encoding="utf-8") for name in _SCRIPTS)
+    # Escaping on: names and answers come from anywhere and may hold HTML.
+    rules = {"autoescape": True, "undefined": jinja2.StrictUndefined, "trim_blocks": True, "lstrip_blocks": True}
+    environment = jinja2.Environment(**rules, loader=jinja2.FileSystemLoader(_HERE))
+    return environment.get_template("report.html.j2").render(
+        m=metrics,
+        images=images,
+        pairs=scored,
+        nodes=nodes(metrics["distances"]),
+        drawn={key: drawn[key] for key in ("rows", "neighbours", "texts_of")} | {"of": of, "letters": TEXT_LETTERS},
+        told=len(drawn["texts"]),
+        points_json=as_json(drawn),
+        metrics_json=as_json(metrics),
+        style=markupsafe.Markup((_HERE / "report.css").read_text(encoding="utf-8")),
+        script=markupsafe.Markup(script),
+        # The browser runs this one script and no other, should an answer ever get past the escaping.
+        script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
+    )
+
+
+def as_json(value: object) -> markupsafe.Markup:
+    """JSON that may stand inside a <script>: no character that HTML could read as a tag's beginning or end."""
+    text = json.dumps(value, sort_keys=True, allow_nan=False, ensure_ascii=False, separators=(",", ":"))
+    for letter in "<>&":
+        text = text.replace(letter, f"\\u{ord(letter):04x}")
+    return markupsafe.Markup(text)
+
+
+def points(drawn: Maps, columns: dict[str, Array], seed: int) -> dict:
+    """What the page's map is drawn from; numbers as base64 of little-endian uint16, for the browser's typed arrays.
+
+    Args:
+      drawn: the maps.
+      columns: source, model, lang and text of the drawn rows, [n] each.
+      seed: of the lot that says whose text is there.
+    """
+    shade_n, colour, marker = figures.looks(columns)
+    names, first, code_n = np.unique(columns["source"], return_index=True, return_inverse=True)
+    sources = [
+        {
+            "name": str(name),
+            "model": columns["model"][row],
+            "lang": columns["lang"][row],
+            "colour": colour[shade_n[row]],
+            "shape": marker[columns["model"][row]],
+        }
+        for name, row in zip(names, first, strict=True)
+    ]
+    some = np.arange(len(code_n))
+    if len(some) > MAX_TEXTS:
+        some = np.sort(resamples.draws(seed, resamples.TEXTS).choice(some, MAX_TEXTS, replace=False))
+    maps = {"umap": drawn.umap_n2, "pca": drawn.pca_n2}
+    return {
+        "rows": len(code_n),
+        "neighbours": drawn.neighbours,
+        "sources": sources,
+        "source": _packed(code_n),
+        "maps": {name: _placed(xy_n2, shade_n, colour) for name, xy_n2 in maps.items() if xy_n2 is not None},
+        "texts": [_cut(columns["text"][row]) for row in some],
+        "texts_of": some.tolist() if len(some) < len(code_n) else None,
+        "palette": figures.PALETTE,
+        "markers": figures.MARKERS,
+    }
+
+
+def _placed(xy_n2: Array, shade_n: Array, colour: dict[str, int]) -> dict:
+    """Places in a square of 0 to 65535, both axes by one scale; hulls as [colour, x, y, x, y, …] in it."""
+    low, high = xy_n2.min(0), xy_n2.max(0)
+    span = float((high - low).max()) or 1.0
+    xy_n2 = np.rint(((xy_n2 - (low + high) / 2) / span + 0.5) * 65535)
+    hulls = []
+    for name, at in colour.items():
+        if (corners_c2 := figures.hull(xy_n2[shade_n == name])) is not None:
+            hulls.append([at, *corners_c2.ravel().astype(int).tolist()])
+    return {"xy": _packed(xy_n2), "hulls": hulls}
+
+
+def _packed(numbers: Array) -> str:
+    return base64.b64encode(numbers.astype("<u2").tobytes()).decode()
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= TEXT_LETTERS else text[:TEXT_LETTERS].rstrip() + " …"
+
+
+def pairs(apart: dict) -> list[dict]:
+    """metrics.json's distances, one pair of sources a row, the nearest centroids first."""
+    keys = [key for key in PAIR_COLUMNS if key in apart]
+    found = [
+        {"a": a, "b": b} | {key: apart[key][i][j] for key in keys}
+        for (i, a), (j, b) in itertools.combinations(enumerate(apart["names"]), 2)
+    ]
+    return sorted(found, key=lambda row: (row["centroid"], row["a"], row["b"]))
+
+
+def _csv(rows: list[dict]) -> bytes:
+    table = io.StringIO()
+    lines = csv.DictWriter(table, ["a", "b", *PAIR_COLUMNS], lineterminator="\n")
+    lines.writeheader()
+    lines.writerows(rows)
+    return table.getvalue().encode()
+
+
+def nodes(apart: dict) -> list[dict]:
+    """The tree's nodes, the nearest first: the sources under each, its height, and its support."""
+    under = [[name] for name in apart["names"]]
+    found = []
+    for (left, right, height, _), support in zip(apart["linkage"], apart["support"], strict=True):
+        under.append(under[int(left)] + under[int(right)])
+        found.append({"sources": under[-1], "height": height, "support": support})
+    return found
