@@ -7,7 +7,7 @@ import math
 import os
 import shutil
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from absl import flags
@@ -77,11 +77,7 @@ def prepare(
     parts.mkdir(exist_ok=True)
     work = pairs.Work(folder, parts, splits, kept["sources"], facts["ids_dtype"], config.max_tokens)
     _spell(work, tokenizer, answers.take(rows))
-    if runner:
-        make_shards = functools.partial(pipeline.make_shards, runner=runner, options=runner_options)
-    else:
-        make_shards = functools.partial(pairs.by_processes, workers=workers or os.cpu_count() or 1)
-    manifest["splits"] = pairs.write(work, make_shards)
+    manifest["splits"] = pairs.write(work, _makers(workers, runner, runner_options))
     codec = shards.features(np.dtype(work.ids_dtype), work.sources)
     manifest["metadata"] = shards.write_metadata(folder, codec, manifest["splits"])
     manifest["sha256"] = configs.digest(manifest)
@@ -90,6 +86,13 @@ def prepare(
     (folder / _PARTIAL).unlink()
     _say_written(folder, manifest, time.monotonic() - began)
     return manifest
+
+
+def _makers(workers: int, runner: str, options: Sequence[str]) -> Callable[[pairs.Work, list[pairs.Job]], list[dict]]:
+    """Who makes the shards."""
+    if runner:
+        return functools.partial(pipeline.make_shards, runner=runner, options=options)
+    return functools.partial(pairs.by_processes, workers=workers or os.cpu_count() or 1)
 
 
 def _encoder(encoder: str, max_tokens: int) -> tuple[Tokenizer, dict]:
