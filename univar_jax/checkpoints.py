@@ -5,6 +5,7 @@ and whole checkpoints are copied.
 """
 
 import contextlib
+import functools
 import hashlib
 import json
 from collections.abc import Iterator
@@ -43,7 +44,9 @@ def manager(workdir: str, keep: int | None) -> ocp.CheckpointManager:
         "run": ocp.JsonCheckpointHandler(),
     }
     folder = epath.Path(files.place(workdir, "workdir")) / _FOLDER
-    made = _Copied if workdir.startswith("s3://") else ocp.CheckpointManager
+    # A reader has a copy of its own: making a run's equal to the bucket would take what is being saved there.
+    copied = functools.partial(_Copied, kind="runs" if keep else "reads")
+    made = copied if workdir.startswith("s3://") else ocp.CheckpointManager
     options = ocp.CheckpointManagerOptions(
         preservation_policy=policy,
         best_fn=score,  # without it Orbax writes no scores down, and after a restart the best would be forgotten
@@ -58,13 +61,13 @@ class _Copied(ocp.CheckpointManager):
     The bucket's are those that count: the disk is made equal to it at the start, and it to the disk by each save.
     """
 
-    def __init__(self, store: epath.Path, **values: Any) -> None:
+    def __init__(self, store: epath.Path, kind: str, **values: Any) -> None:
         if jax.process_count() > 1:
             raise UserError(
                 f"{store}: many processes cannot save to s3://; give a --workdir on a shared disk or on gs://"
             )
         self._store = store
-        self._here = epath.Path(files.cache()) / "runs" / hashlib.sha256(str(store).encode()).hexdigest()[:16]
+        self._here = epath.Path(files.cache()) / kind / hashlib.sha256(str(store).encode()).hexdigest()[:16]
         self._here.mkdir(parents=True, exist_ok=True)
         self._equal(self._here, store)
         super().__init__(self._here, **values)
@@ -79,14 +82,21 @@ class _Copied(ocp.CheckpointManager):
     @staticmethod
     def _equal(target: epath.Path, source: epath.Path) -> None:
         """Copies the whole checkpoints that target lacks, and drops what source has not or target has not whole."""
-        whole, there = ({path.name: path for path in ocp.utils.checkpoint_steps_paths(x)} for x in (source, target))
-        there = {name: path for name, path in there.items() if (path / _LAST).exists()}
-        for name, path in whole.items():
-            if name not in there and (path / _LAST).exists():
-                files.copy_folder(path, target / name, _LAST)
-        for path in target.iterdir() if target.exists() else ():
-            if path.name not in whole:
+        whole = {path.name: path for path in ocp.utils.checkpoint_steps_paths(source) if (path / _LAST).exists()}
+        gone = []
+        for path in list(target.iterdir()) if target.exists() else ():
+            # Orbax's last file holds the time: a checkpoint of the same step that was saved again is another.
+            last = path / _LAST
+            if path.name in whole and last.exists() and last.read_text() == (whole[path.name] / _LAST).read_text():
+                del whole[path.name]
+            elif path.name in whole:
                 path.rmtree()
+            else:
+                gone.append(path)
+        for name, path in whole.items():
+            files.copy_folder(path, target / name, _LAST)
+        for path in gone:  # at the end: until the new ones are whole the old ones count
+            path.rmtree()
 
 
 def save(
