@@ -136,7 +136,7 @@ def lines(ideal_n, capsys):
     log = types.SimpleNamespace(write=written.append)
     progress = Progress(log, config(log_every_steps=2), lengths_n2, np.full(4, 20), steps, ideal_n)
     for n in (2, 3, 4):
-        progress.add(n, {"loss": 1.0, "accuracy": 0.5}, 0.0)
+        progress.add(n, {"loss": 1.0, "loss_floor": 0.0, "accuracy": 0.5}, 0.0)
     progress.retire()
     return written, capsys.readouterr().out
 

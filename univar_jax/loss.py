@@ -75,6 +75,24 @@ def _dense(
     return loss, jnp.mean(own_n >= s_nm.max(axis=1))
 
 
+def floor(source_n: jax.Array, same_source: str) -> jax.Array:
+    """The loss of vectors that know the source and nothing else, float32 [].
+
+    Equation: mean over n of log(pairs of n's source in the batch, its own included) where they are negatives; 0 where
+    they are masked. Views are drawn apart, given their source: so no encoder can stay below it but by the QAs that
+    both views of a pair happen to share, and few sources in a large batch make a loss that looks bad.
+
+    Args:
+      source_n: int; the source of each pair.
+      same_source: as `contrast`.
+    """
+    if same_source == "mask":
+        return jnp.float32(0)
+    sorted_n = jnp.sort(source_n)
+    last_n, first_n = (jnp.searchsorted(sorted_n, source_n, side=side) for side in ("right", "left"))
+    return jnp.mean(jnp.log((last_n - first_n).astype(jnp.float32)))
+
+
 def matryoshka(
     loss: Callable[..., tuple[jax.Array, jax.Array]],
     dims: Sequence[int],

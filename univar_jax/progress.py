@@ -93,7 +93,8 @@ class Progress:
         self._paces.append(seconds / self._done)
         left = (self._steps.stop - n) * float(np.median(self._paces))
         hosts.say(
-            f"step {n}/{self._steps.stop}  loss {values['loss']:.3f}  accuracy {values['accuracy']:.2f}  "
+            f"step {n}/{self._steps.stop}  loss {values['loss']:.3f} (floor {values['loss_floor']:.3f})  "
+            f"accuracy {values['accuracy']:.2f}  "
             f"{line['pairs_per_s']:.1f} pairs/s  {line['tokens_per_s']:,.0f} tokens/s  fill {line['fill']:.2f}  "
             + (f"mfu {line['mfu']:.2f}  " if "mfu" in line else "")
             + "".join(f"{key} {value:.3f}  " for key, value in extra.items())

@@ -15,7 +15,7 @@ from ml_collections import ConfigDict
 from univar_jax import encoder
 from univar_jax import mesh as meshes
 from univar_jax.batches import Batch, Rows
-from univar_jax.loss import MAX_SCALE, contrast, matryoshka
+from univar_jax.loss import MAX_SCALE, contrast, floor, matryoshka
 from univar_jax.packing import Shape
 
 # {"params": {"encoder": …, "log_scale"?: []}, "opt": optax's}; log_scale only where the scale is learnt.
@@ -93,7 +93,9 @@ def objective(
             anchor_nd, key_nd = jax.lax.with_sharding_constraint((anchor_nd, key_nd), meshes.rows(mesh))
         scale = jnp.exp(params["log_scale"]) if config.learn_scale else jnp.float32(config.scale)
         loss, accuracy = term(anchor_nd, key_nd, batch.source_n, scale)
-        return loss, {"accuracy": accuracy, "scale": scale}
+        losses = len({*config.matryoshka_dims, anchor_nd.shape[1]})  # that are summed
+        least = losses * floor(batch.source_n, config.same_source)
+        return loss, {"accuracy": accuracy, "scale": scale, "loss_floor": least}
 
     return value
 
