@@ -25,7 +25,7 @@ And once:
       answered), rows and shared (how many of them), floor (the larger of what the two are from themselves), p, q,
       centroid_floor, centroid_p, centroid_q; linkage (scipy's) and support of each of its rows; mantel: {"language":
       {"centroid", "energy": {r, p, n, permutations, exact}}, "reference": {level, names, centroid, energy}} or null
-  questions: [{a, b, unit, shared, distance, most, least, by_value, by_dataset}] (`questions.between`)
+  questions: [{a, b, unit, shared, distance, most, least, by_value, by_dataset}] (`differences.between`)
   map: umap and pca: {trustworthiness, continuity}; points, neighbours
   lang, source_names, rows, control_rows, seed, notes, inputs, settings (the counts behind all of this)
 """
@@ -41,13 +41,13 @@ from univar_jax import (
     baselines,
     cli,
     dendrogram,
+    differences,
     distances,
     files,
     mantel,
     maps,
     page,
     qa,
-    questions,
     resamples,
     scores,
     screen,
@@ -150,7 +150,7 @@ def _report(
     metrics |= about | {"lang": langs, "seed": seed, "notes": notes, "source_names": apart["names"]}
     metrics |= {"rows": len(control_n), "control_rows": int(control_n.sum()), "settings": _settings(reference)}
     metrics |= {"distances": apart, "map": maps.quality(z_nd[drawn.rows], drawn, seed)}
-    metrics["questions"] = questions.between(z_nd, columns, units, np.array(apart["centroid"], float))
+    metrics["questions"] = differences.between(z_nd, columns, units, np.array(apart["centroid"], float))
     return metrics, page.report(drawn, columns, metrics)
 
 

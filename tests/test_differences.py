@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from univar_jax import questions
+from univar_jax import differences
 
 
 def rows(sources=("a", "b"), asked=8, d=6, repeats=1):
@@ -24,19 +24,19 @@ def rows(sources=("a", "b"), asked=8, d=6, repeats=1):
 
 def test_the_planted_question_is_first_and_the_equal_one_last():
     z_nd, columns, units = rows()
-    (found,) = questions.between(z_nd, columns, units, np.zeros((2, 2)))
+    (found,) = differences.between(z_nd, columns, units, np.zeros((2, 2)))
     assert (found["a"], found["b"], found["unit"], found["shared"]) == ("a", "b", "question", 8)
     assert found["most"][0]["question"] == "q0" and found["least"][0]["question"] == "q1"
     assert found["least"][0]["distance"] == 0 and len(found["most"]) == 4 and len(found["least"]) == 4
     assert found["most"][0]["answer_a"].startswith("a says 0") and found["most"][0]["answer_a"].endswith("x …")
-    assert len(found["most"][0]["answer_b"]) == questions.ANSWER_LETTERS + 2
+    assert len(found["most"][0]["answer_b"]) == differences.ANSWER_LETTERS + 2
     assert list(found["by_value"]) == ["v0", "v1"] and found["by_value"]["v0"]["questions"] == 4
     assert found["by_dataset"] == {"d": {"distance": found["distance"], "questions": 8}}
 
 
 def test_of_repeated_answers_the_mean_over_their_pairs_counts():
     z_nd, columns, units = rows(asked=3, repeats=3)
-    (found,) = questions.between(z_nd, columns, units, np.zeros((2, 2)))
+    (found,) = differences.between(z_nd, columns, units, np.zeros((2, 2)))
     a, b = (np.flatnonzero((columns["source"] == s) & (columns["question"] == "q2")) for s in "ab")
     naive = np.mean([1 - z_nd[i] @ z_nd[j] for i in a for j in b])
     listed = {q["question"]: q["distance"] for q in found["most"] + found["least"]}
@@ -45,11 +45,11 @@ def test_of_repeated_answers_the_mean_over_their_pairs_counts():
 
 def test_few_sources_are_all_paired_and_of_many_the_ends():
     draws = np.random.default_rng(0)
-    assert len(questions.pairs(np.zeros((10, 10)))) == 45 and questions.pairs(np.zeros((1, 1))) == []
+    assert len(differences.pairs(np.zeros((10, 10)))) == 45 and differences.pairs(np.zeros((1, 1))) == []
     d_ss = draws.random((30, 30))
     d_ss = d_ss + d_ss.T
     np.fill_diagonal(d_ss, 0)
-    found = set(questions.pairs(d_ss))
+    found = set(differences.pairs(d_ss))
     assert len(found) <= 60 and all(i < j for i, j in found)
     for i in range(30):
         others = [j for j in range(30) if j != i]
@@ -60,7 +60,7 @@ def test_few_sources_are_all_paired_and_of_many_the_ends():
 def test_without_a_common_question_the_groups_count_and_then_nothing():
     z_nd, columns, _ = rows()
     alone = np.arange(len(z_nd)).astype(str)
-    (found,) = questions.between(z_nd, columns, [("question", alone), ("group", columns["value"])], np.zeros((2, 2)))
+    (found,) = differences.between(z_nd, columns, [("question", alone), ("group", columns["value"])], np.zeros((2, 2)))
     assert (found["unit"], found["shared"]) == ("group", 2)
-    (found,) = questions.between(z_nd, columns, [("question", alone)], np.zeros((2, 2)))
+    (found,) = differences.between(z_nd, columns, [("question", alone)], np.zeros((2, 2)))
     assert found["shared"] == 0 and found["distance"] is None and found["most"] == []
