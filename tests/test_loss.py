@@ -10,7 +10,7 @@ import pytest
 
 from univar_jax import mesh as meshing
 from univar_jax import ring
-from univar_jax.loss import contrast, leading, matryoshka
+from univar_jax.loss import contrast, floor, leading, matryoshka
 
 torch = pytest.importorskip("torch", reason="the [torch] extra is not installed")
 
@@ -214,3 +214,12 @@ def test_leading_numbers_have_unit_norm_and_noughts_no_nan():
     np.testing.assert_allclose(np.linalg.norm(cut, axis=1), [1, 1, 1, 0], atol=1e-6)
     np.testing.assert_allclose(cut[:3, :3] * np.linalg.norm(z[:3, :3], axis=1, keepdims=True), z[:3, :3], atol=1e-6)
     assert not np.any(cut[:, 3:])
+
+
+@pytest.mark.parametrize("same_source", ["keep", "mask"])
+def test_vectors_that_know_the_source_alone_have_the_loss_of_the_floor(spreads, same_source):
+    source = np.random.default_rng(0).integers(0, 5, 48)
+    z_nd = np.eye(5, dtype=np.float32)[source]
+    loss, _ = spreads("gathered", same_source=same_source)(z_nd, z_nd, source, 100.0)
+    assert float(floor(jnp.asarray(source), same_source)) == pytest.approx(float(loss), abs=1e-5)
+    assert (same_source == "mask") == (float(loss) < 1e-5)

@@ -127,7 +127,7 @@ def test_metrics_hold_each_step_once_with_the_promised_keys(whole):
     found = lines(whole)
     assert [line["step"] for line in found] == [1, 2, 3, 4, 5, 6]
     promised = {"step", "loss", "accuracy", "pairs_per_s", "tokens_per_s", "fill", "host_wait_s"}
-    promised |= {"grad_norm", "lr", "scale"}
+    promised |= {"grad_norm", "lr", "scale", "loss_floor"}
     assert all(promised <= set(line) for line in found)
     assert [line["step"] for line in found if "eval/knn" in line] == [3, 6]
     assert all(0 < line["fill"] <= 1 for line in found)

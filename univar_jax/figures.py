@@ -21,8 +21,8 @@ from univar_jax import dendrogram
 # Okabe and Ito's palette, told apart with any colour vision, less its yellow, too faint on white; then Tol's.
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#7F7F7F", "#882255", "#999933")
 MARKERS = "os^DvPX*<>ph"
-# Labels at all centroids cannot be read beyond this many.
-MAX_LABELS = 30
+# Names at all centroids cannot be read beyond so many sources, numbers at a heat map's columns beyond so many.
+MAX_LABELS, _MAX_NUMBERS = 12, 30
 _HULL_SHARE = 0.8
 
 Array = np.ndarray
@@ -55,7 +55,8 @@ def value_map(xy_n2: Array, columns: dict[str, Array], axes: tuple[str, str]) ->
     colour = {name: PALETTE[i] for name, i in colour_at.items()}
     marker = {name: MARKERS[i] for name, i in marker_at.items()}
     sources = sorted(set(columns["source"]))
-    figure, ax = plt.subplots(figsize=(7, 6.5), layout="constrained")
+    keys, wide = _keys(colour, marker)
+    figure, ax = plt.subplots(figsize=(7, 6 + 0.25 * -(-len(keys) // wide)), layout="constrained")
     size, large = float(np.clip(4000 / len(xy_n2), 3, 26)), float(np.clip(2000 / len(sources), 30, 110))
     labels = []
     for source in sources:
@@ -72,11 +73,12 @@ def value_map(xy_n2: Array, columns: dict[str, Array], axes: tuple[str, str]) ->
             ax.plot(*closed.T, ls="--", lw=1.2, color=tint, alpha=0.9, zorder=2)
     ax.set(xlabel=axes[0], ylabel=axes[1], xticks=[], yticks=[])
     ax.spines[:].set_color("#bbbbbb")
-    if len(labels) > MAX_LABELS:  # then the languages' centroids only
+    if len(labels) > MAX_LABELS:  # then the languages' centroids only, where there are several
         langs = sorted(set(columns["lang"]))
-        labels = [(*xy_n2[columns["lang"] == lang].mean(0), lang) for lang in langs]
+        labels = [(*xy_n2[columns["lang"] == lang].mean(0), lang) for lang in langs if len(langs) > 1]
     _label(ax, labels)
-    _legend(figure, colour, marker)
+    if keys:
+        figure.legend(handles=keys, loc="outside lower center", ncols=wide, frameon=False, fontsize=10)
     return _png(figure)
 
 
@@ -103,7 +105,7 @@ def _label(ax: Axes, labels: list[tuple[float, float, str]]) -> None:
                 v = v_near + 0.045
         placed.append((u, v, wide))
         ax.annotate(
-            name,
+            _plain(name),
             (x, y),
             (u, v),
             textcoords="axes fraction",
@@ -114,14 +116,19 @@ def _label(ax: Axes, labels: list[tuple[float, float, str]]) -> None:
         )
 
 
-def _legend(figure: plt.Figure, colour: dict[str, str], marker: dict[str, str]) -> None:
-    """Colours, then shapes where there is more than one model; left out where it would not fit."""
-    dots = [Line2D([], [], ls="", marker="o", color=c, label=g) for g, c in colour.items()]
+def _plain(name: str) -> str:
+    """A source's name may hold two dollars, between which matplotlib would read mathematics."""
+    return name.replace("$", r"\$")
+
+
+def _keys(colour: dict[str, str], marker: dict[str, str]) -> tuple[list[Line2D], int]:
+    """The legend's entries, colours, then shapes where there is more than one model, and how many fit in a line."""
+    dots = [Line2D([], [], ls="", marker="o", color=c, label=_plain(g)) for g, c in colour.items()]
     if len(marker) > 1:
-        dots += [Line2D([], [], ls="", marker=m, color="#333333", label=name) for name, m in marker.items()]
-    if len(dots) <= 40:
-        columns = 2 if max(len(d.get_label()) for d in dots) > 22 else 4
-        figure.legend(handles=dots, loc="outside lower center", ncols=columns, frameon=False, fontsize=10)
+        dots += [Line2D([], [], ls="", marker=m, color="#333333", label=_plain(name)) for name, m in marker.items()]
+    if len(dots) > 60:  # it would be longer than the map
+        return [], 1
+    return dots, 2 if max(len(d.get_label()) for d in dots) > 22 else 4
 
 
 def distances(names: Sequence[str], d_ss: Array) -> bytes:
@@ -138,9 +145,9 @@ def distances(names: Sequence[str], d_ss: Array) -> bytes:
     tree.axis("off")
     picture = ax.imshow(d_ss[np.ix_(order, order)], cmap="cividis", aspect="auto", vmin=0)
     # Numbers below, for names of models are long and would cross one another there.
-    below = [str(i) if len(names) <= MAX_LABELS else "" for i in range(1, len(names) + 1)]
+    below = [str(i) if len(names) <= _MAX_NUMBERS else "" for i in range(1, len(names) + 1)]
     ax.set_xticks(range(len(names)), below, fontsize=9.5)
-    ax.set_yticks(range(len(names)), [f"{i}  {names[row]}" for i, row in enumerate(order, 1)], fontsize=9.5)
+    ax.set_yticks(range(len(names)), [f"{i}  {_plain(names[row])}" for i, row in enumerate(order, 1)], fontsize=9.5)
     ax.yaxis.tick_right()
     if len(names) <= 12:
         _numbers(ax, d_ss[np.ix_(order, order)])
@@ -177,7 +184,7 @@ def scores(encoders: Sequence[dict]) -> bytes:
         ax.plot([part["chance"]] * 2, [y - 0.42, y + 0.42], color="#333333", ls="--", lw=1.4)
         ax.text(part["knn"]["acc"], y - 0.2, f"{part['knn']['acc']:.1%}", ha="center", fontsize=10)
     ax.set(xlim=(0, 1), ylim=(len(lines) - 0.4, -0.6), xlabel="k-NN accuracy on held-out questions")
-    ax.set_yticks(range(len(lines)), [f"{name}\n{kind}" for name, _, kind in lines])
+    ax.set_yticks(range(len(lines)), [f"{_plain(name)}\n{kind}" for name, _, kind in lines])
     ax.xaxis.set_major_formatter(matplotlib.ticker.PercentFormatter(1))
     ax.grid(axis="x", color="#e5e5e5")
     ax.set_axisbelow(True)

@@ -171,7 +171,7 @@ class Picture {
 
   centres(state, ratio) {
     const { ctx, data } = this;
-    const many = data.sources.length > 30;
+    const [many, crowd] = [data.sources.length > 12, data.sources.length > 30];
     const labels = [];
     data.sources.forEach((source, g) => {
       if (state.alone >= 0 && state.alone !== g) return;
@@ -182,13 +182,13 @@ class Picture {
       ctx.moveTo(...this.to(state.view, ...state.map.homes[this.langOf[g]]));
       ctx.lineTo(x, y);
       ctx.stroke();
-      outline(ctx, data.markers[source.shape], x, y, (many ? 5 : 7) * ratio);
+      outline(ctx, data.markers[source.shape], x, y, (crowd ? 5 : 7) * ratio);
       ctx.fill();
       ctx.strokeStyle = dark.matches ? "#000" : "#fff";
       ctx.stroke();
       if (!many || state.alone === g) labels.push([x, y, source.name]);
     });
-    if (many && state.alone < 0) {
+    if (many && state.alone < 0 && this.langs.length > 1) {
       this.langs.forEach((name, l) => labels.push([...this.to(state.view, ...state.map.homes[l]), name]));
     }
     this.labels(labels, ratio);

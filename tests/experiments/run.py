@@ -14,16 +14,15 @@ import hashlib
 import io
 import json
 import operator
-import os
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
-from absl import app, flags
-
 from tests.experiments import tell
-from univar_jax import files, qa, shards
+from univar_jax import cli, files, qa, shards
+from univar_jax.cli import UserError
 
 # Corpora that are trained on, and for each set that is embedded and scored: corpus → share of its questions, since
 # whole corpora would take longer to embed than to train, and the name it goes by.
@@ -43,13 +42,6 @@ LAMBDAS = {
     "lambda80": {"max_qas": 80, "max_tokens": 8192, "pairs": 64},
 }
 
-_FLAGS = flags.FLAGS
-flags.DEFINE_string("qa", "", "Folder of the corpora.")
-flags.DEFINE_string("out", "", "Folder of the runs, hundreds of MB each.")
-flags.DEFINE_list("only", [], "Names of runs, as lambda1-keep-free-s0; none = those of the plan.")
-flags.DEFINE_string("encoder", "minilm", "What is trained: minilm, a folder or a hub id.")
-flags.DEFINE_bool("write", False, "Put runs.csv into README.md as a table, and end.")
-
 
 @dataclasses.dataclass(frozen=True)
 class Run:
@@ -67,7 +59,7 @@ class Run:
         *words, seed, corpora = (self.name if self.name.count("-") == 4 else f"{self.name}-all").split("-")
         known = (LAMBDAS, ("keep", "mask"), ("free", "apart"), TRAINED)
         if len(words) != 3 or not (all(map(operator.contains, known, (*words, corpora))) and seed[1:].isdigit()):
-            raise SystemExit(f"--only={self.name} is not LAMBDA-keep|mask-free|apart-sSEED[-pct]")
+            raise UserError(f"--only={self.name} is not LAMBDA-keep|mask-free|apart-sSEED[-pct]")
         return (*words, int(seed[1:]), corpora)
 
     @property
@@ -93,12 +85,13 @@ def stage(log: Path, name: str, *words: str) -> None:
         command = [sys.executable, "-m", f"univar_jax.{name}", *words]
         done = subprocess.run(command, stdout=file, stderr=subprocess.STDOUT, check=False)
     if done.returncode:
-        raise SystemExit(f"{name} ended with {done.returncode}: {log}")
+        raise UserError(f"{name} ended with {done.returncode}: {log}")
 
 
 def scored(source: Path, out: Path, corpora: str) -> str:
     """Writes the QA files that are embedded, of the sources that have answers about values; sha256 of them all."""
     parts, total = SCORED[corpora], hashlib.sha256()
+    out.mkdir(parents=True, exist_ok=True)
     answers = {corpus: qa.read(str(source / corpus)) for corpus in parts}
     values = [a.columns for a in answers.values() if qa.value_relevant(a).any()]
     known = {model for columns in values for model in columns["model"]}
@@ -113,7 +106,7 @@ def scored(source: Path, out: Path, corpora: str) -> str:
     return total.hexdigest()
 
 
-def measure(run: Run, source: Path, out: Path) -> dict:
+def measure(run: Run, source: Path, out: Path, encoder: str) -> dict:
     """All stages of a run; its row of runs.csv."""
     home = out / run.name
     home.mkdir(parents=True, exist_ok=True)
@@ -123,22 +116,21 @@ def measure(run: Run, source: Path, out: Path) -> dict:
     )
     corpora = run.words[-1]
     answers, untouched = out / "scored" / corpora, out / f"untouched-{corpora}.parquet"
-    answers.mkdir(parents=True, exist_ok=True)
     digest = scored(source, answers, corpora)
     do = functools.partial(stage, log)
     paths = ",".join(str(source / corpus) for corpus in TRAINED[corpora])
-    do("prepare", f"--qa={paths}", "--lang=eng", f"--encoder={_FLAGS.encoder}", f"--out={data}", f"--config={config}")
+    do("prepare", f"--qa={paths}", "--lang=eng", f"--encoder={encoder}", f"--out={data}", f"--config={config}")
     began = time.monotonic()
     do("train", f"--data={data}", f"--config={config}", f"--workdir={home / 'run'}")
     seconds = time.monotonic() - began
     do("export", f"--workdir={home / 'run'}", f"--out={home / 'model'}")
     do("embed", f"--model={home / 'model'}", f"--qa={answers}", f"--out={home / 'trained.parquet'}")
-    do("embed", f"--model={_FLAGS.encoder}", f"--qa={answers}", f"--out={untouched}")
+    do("embed", f"--model={encoder}", f"--qa={answers}", f"--out={untouched}")
     both = f"{home / 'trained.parquet'},{untouched}"
     do("analyze", f"--embeddings={both}", f"--out={home / 'report'}")
     metrics = json.loads((home / "report" / "metrics.json").read_text())
     lines = [json.loads(line) for line in (home / "run" / "metrics.jsonl").read_text().splitlines()]
-    about = {"name": run.name, "encoder": _FLAGS.encoder, "train_s": round(seconds)}
+    about = {"name": run.name, "encoder": encoder, "train_s": round(seconds)}
     return about | prepared(data) | {"scored": digest[:16]} | tell.figures(metrics, lines)
 
 
@@ -151,19 +143,20 @@ def prepared(data: Path) -> dict:
     return {"data": fingerprint, "qas_dropped": cut[0], "views_cut": cut[1], "views": cut[2]}
 
 
-def main(_: list[str]) -> None:
-    """Runs what has no row yet."""
-    if _FLAGS.write:
-        tell.write()
-        return
-    if not (_FLAGS.qa and _FLAGS.out):
-        raise SystemExit("--qa and --out are missing; see --help")
-    os.environ.setdefault("JAX_PLATFORMS", "cpu" if _FLAGS.encoder == "minilm" else "")
-    for run in map(Run, _FLAGS.only or PLAN):
+def experiments(source: str, out: str, only: Sequence[str], encoder: str) -> None:
+    """Runs what has no row yet.
+
+    Args:
+      source: folder of the corpora.
+      out: folder of the runs, hundreds of MB each.
+      only: names of runs; () = the plan.
+      encoder: what is trained.
+    """
+    for run in map(Run, only or PLAN):
         if run.name in {row["name"] for row in tell.rows()}:
             print(f"{run.name}: has its row", flush=True)
             continue
-        row = measure(run, Path(_FLAGS.qa), Path(_FLAGS.out))
+        row = measure(run, Path(source), Path(out), encoder)
         tell.append({"command": f"--only={run.name} {words(run.config)}", **row})
         print(f"{run.name}: k-NN {row['knn']}, paired {row['paired']}", flush=True)
 
@@ -174,4 +167,19 @@ def words(config: dict) -> str:
 
 
 if __name__ == "__main__":
-    app.run(main)
+    from absl import flags
+
+    flags.DEFINE_string("qa", None, "Folder of the corpora.")
+    flags.DEFINE_string("out", None, "Folder of the runs, hundreds of MB each.")
+    flags.DEFINE_list("only", [], "Names of runs, as lambda1-keep-free-s0; none: those of the plan.")
+    flags.DEFINE_string("encoder", "minilm", "What is trained: minilm, a folder or a hub id.")
+    flags.DEFINE_bool("write", False, "Only put runs.csv into README.md as a table.")
+
+    def _main(f: flags.FlagValues) -> None:
+        if f.write:
+            tell.write()
+            return
+        cli.require(f, "qa", "out")
+        experiments(f.qa, f.out, f.only, f.encoder)
+
+    cli.run(_main)

@@ -5,6 +5,7 @@ import io
 from pathlib import Path
 
 from univar_jax import files
+from univar_jax.cli import UserError
 
 RUNS = Path(__file__).with_name("runs.csv")
 README = Path(__file__).parents[2] / "README.md"
@@ -104,5 +105,5 @@ def write() -> None:
     before, start, rest = text.partition(START)
     _, end, after = rest.partition(END)
     if not (start and end):
-        raise SystemExit(f"{README} needs {START} and {END}, in this order")
+        raise UserError(f"{README} needs {START} and {END}, in this order")
     files.write(README, f"{before}{START}\n{table(rows())}\n{END}{after}".encode())
