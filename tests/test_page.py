@@ -106,15 +106,19 @@ def opened(browser, made):
         tab.close()
 
 
-def point(tab, i):
-    """Moves the pointer to a point of the map."""
-    x, y = tab.evaluate(
+def place(tab, i):
+    """Where a point of the map lies in the window."""
+    return tab.evaluate(
         "i => { const c = document.getElementById('map-canvas'); c.scrollIntoView();"
         "const b = c.getBoundingClientRect(); const [x, y] = valueMap.place(i); "
         "return [b.left + x * b.width / c.width, b.top + y * b.height / c.height]; }",
         i,
     )
-    tab.mouse.move(x, y)
+
+
+def point(tab, i):
+    """Moves the pointer to a point of the map."""
+    tab.mouse.move(*place(tab, i))
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
@@ -183,6 +187,15 @@ def test_tables_and_metrics_can_be_taken_away(opened):
 def test_a_phone_has_nothing_to_scroll_sideways(opened):
     page_, _ = opened(60, width=360)
     assert page_.tab.evaluate("document.documentElement.scrollWidth") == 360 and page_.said == []
+
+
+def test_a_finger_reads_a_point_and_isolates_a_source(opened):
+    page_, _ = opened(60, width=360, has_touch=True, is_mobile=True)
+    tab = page_.tab
+    tab.touchscreen.tap(*place(tab, 5))
+    assert "Q: number 5?" in tab.inner_text("#map-tip")
+    tab.locator("#map-legend button").nth(2).tap()
+    assert "10 points of" in tab.inner_text("#map-said") and page_.said == []
 
 
 def test_without_a_script_the_pictures_are_there(opened):
