@@ -49,7 +49,7 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.11",
     packages=["univar_jax"],
-    package_data={"univar_jax": ["*.j2", "*.css", "*.js", "sample/*", "sample/qa/*"]},
+    package_data={"univar_jax": ["*.j2", "*.css", "*.js", "questions/*", "sample/*", "sample/qa/*"]},
     install_requires=CORE,
     extras_require={
         "analyze": ANALYZE,
