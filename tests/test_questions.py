@@ -9,7 +9,18 @@ import re
 import pytest
 
 FILE = pathlib.Path(__file__).parents[1] / "univar_jax" / "questions" / "questions.csv"
-COLUMNS = "question_id lang question value theory definition framing group_id value_relevant checked".split()
+COLUMNS = [
+    "question_id",
+    "lang",
+    "question",
+    "value",
+    "theory",
+    "definition",
+    "framing",
+    "group_id",
+    "value_relevant",
+    "checked",
+]
 OTHERS = {"spa", "zho", "fra", "ara", "hin", "ind", "jpn", "deu"}
 FAMILIES = {"Schwartz", "Rokeach", "Hofstede", "GLOBE", "Moral foundations", "Inglehart-Welzel"}
 # Letters that a language's sentences have and English has not.
