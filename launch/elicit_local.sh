@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # A real LLM on this machine → its answers: starts llama.cpp's server, elicits, stops it. Needs no model hub.
-# Usage: [MODEL=FILE.gguf] [THREADS=N] launch/elicit_local.sh [OUT] [further flags of elicit]
+# Usage: [MODEL=FILE.gguf] launch/elicit_local.sh [OUT] [further flags of elicit]
 # Without MODEL it is SmolLM2-135M-Instruct. Run again, it goes on where it stopped, or says that all is done.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -13,16 +13,16 @@ source launch/venv.sh
 venv local,elicit
 
 # One slot: the same question and seed get the same answer. Its one line is "URL NAME …"; where it cannot start there
-# is none, but its error. On a machine that is busy besides, THREADS=1 is faster than one a core.
-exec 3< <(exec python -m univar_jax.serve --model="${MODEL:-smollm2}" --slots=1 --threads="${THREADS:-0}")
+# is none, but its error.
+exec 3< <(exec python -m univar_jax.serve --model="${MODEL:-smollm2}" --slots=1)
 server=$!
 trap 'kill "$server" 2>/dev/null || true' EXIT
 if ! read -r url name _ <&3; then
   wait "$server"
   exit 1
 fi
-echo "$name answers at $url"
-
-python -m univar_jax.elicit --questions=univar_jax/sample/questions.csv --lang=eng \
-  --base_url="$url" --model="$name" --out="$out" "$@"
+# The sample's questions, so that the answers stand beside the sample's on the map. One request at a time, as one slot
+# answers them: those that wait would run out of time.
+python -m univar_jax.elicit --questions=univar_jax/sample/questions.csv --lang=eng --max_new_tokens=96 --top_p=0.95 \
+  --concurrency=1 --base_url="$url" --model="$name" --out="$out" "$@"
 echo "answers:    $out/qa/$name.csv"

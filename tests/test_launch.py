@@ -175,7 +175,7 @@ def test_a_local_llm_is_asked_and_stopped_whatever_elicit_says(elicit_local, cod
     said, _ = script.communicate(timeout=20)
     assert script.returncode == code
     serve, elicit, _ = until(lines, "stopped")
-    assert serve == "-m univar_jax.serve --model=m.gguf --slots=1 --threads=0"
+    assert serve == "-m univar_jax.serve --model=m.gguf --slots=1"
     assert "--base_url=http://127.0.0.1:7/v1 --model=small-llm --out=OUT --samples=2" in elicit
     assert ("OUT/qa/small-llm.csv" in said) == (code == 0)
 

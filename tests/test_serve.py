@@ -9,6 +9,7 @@ import socket
 import subprocess
 import sys
 import time
+import types
 import urllib.request
 from pathlib import Path
 
@@ -37,10 +38,10 @@ def cached() -> bool:
 
 
 class Server:
-    """`python -m univar_jax.serve`, once it has said where; a second thread computes no faster on a busy machine."""
+    """`python -m univar_jax.serve`, once it has said where."""
 
     def __init__(self, **values):
-        words = [f"--{key}={value}" for key, value in ({"threads": 1} | values).items()]
+        words = [f"--{key}={value}" for key, value in values.items()]
         command = [sys.executable, "-m", "univar_jax.serve", *words]
         self.process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
         self.line = self.process.stdout.readline()
@@ -82,7 +83,7 @@ def smollm2():
 @pytest.fixture
 def runtime(monkeypatch):
     """As if llama.cpp were installed: what is tested comes before it is needed."""
-    monkeypatch.setattr(serve.importlib.util, "find_spec", lambda _: object())
+    monkeypatch.setitem(sys.modules, "xllamacpp", types.ModuleType("xllamacpp"))
 
 
 def error_of(**values):
@@ -93,7 +94,7 @@ def error_of(**values):
 
 
 def test_without_the_extra(monkeypatch):
-    monkeypatch.setattr(serve.importlib.util, "find_spec", lambda _: None)
+    monkeypatch.setitem(sys.modules, "xllamacpp", None)
     assert "pip install 'univar_jax[local]'" in error_of(model="smollm2")
 
 

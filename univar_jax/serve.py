@@ -5,7 +5,6 @@ names the model and its maker, are replaced, since the names would stand in the 
 """
 
 import http.client
-import importlib.util
 import json
 import os
 import signal
@@ -75,8 +74,7 @@ def serve(
     Raises:
       UserError: for what the user can mend.
     """
-    if importlib.util.find_spec("xllamacpp") is None:
-        raise UserError("serve needs the package xllamacpp, llama.cpp's server; pip install 'univar_jax[local]'")
+    _check_runtime()
     _check_port(port)
     path = smollm2() if model == "smollm2" else _gguf(model)
     params = _params(path, port, slots, context, threads or os.cpu_count() or 1, log)
@@ -98,6 +96,19 @@ def serve(
     )
     signal.sigwait(stop)
     os._exit(0)  # the server's own stop would wait for ever for an answer that is in the middle
+
+
+def _check_runtime() -> None:
+    # Read when its libgomp is loaded. Where something else has the cores too, threads that wait for one another by
+    # spinning get nowhere: on two busy ones ten tokens took more than a minute, and less than a second by sleeping.
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+    try:
+        import xllamacpp  # noqa: F401
+    except ImportError as error:
+        raise UserError(
+            f"serve needs llama.cpp's server ({cli.one_line(error)}); pip install 'univar_jax[local]', "
+            "or the system's library that is named"
+        ) from error
 
 
 def _check_port(port: int) -> None:
