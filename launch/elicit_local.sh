@@ -13,8 +13,8 @@ source launch/venv.sh
 venv local,elicit
 
 # One slot: the same question and seed get the same answer. Its one line is "URL NAME …"; where it cannot start there
-# is none, but its error.
-exec 3< <(exec python -m univar_jax.serve --model="${MODEL:-smollm2}" --slots=1)
+# is none, but its error. Ctrl-C is for elicit, which lets what is under way be answered.
+exec 3< <(trap "" INT && exec python -m univar_jax.serve --model="${MODEL:-smollm2}" --slots=1)
 server=$!
 trap 'kill "$server" 2>/dev/null || true' EXIT
 if ! read -r url name _ <&3; then

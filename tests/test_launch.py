@@ -154,9 +154,11 @@ def elicit_local(tmp_path, commands):
 
     def start(*words: str, **env: str):
         env = os.environ | {"VENV": str(tmp_path), "LOG": str(log), "SERVES": "yes", "CODE": "0"} | env
-        command = ["bash", "launch/elicit_local.sh", *words]
+        command = ["env", "--default-signal=INT", "bash", "launch/elicit_local.sh", *words]
         pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-        return subprocess.Popen(command, cwd=ROOT, env=env, **pipes), lambda: log.read_text().splitlines()
+        return subprocess.Popen(
+            command, cwd=ROOT, env=env, start_new_session=True, **pipes
+        ), lambda: log.read_text().splitlines()
 
     return start
 
@@ -187,9 +189,13 @@ def test_a_local_llm_that_does_not_start_is_not_asked(elicit_local):
     assert [line.split()[1] for line in lines()] == ["univar_jax.serve"]
 
 
-def test_a_local_llm_is_stopped_with_its_script(elicit_local):
+@pytest.mark.parametrize("to_all", [signal.SIGINT, None], ids=["ctrl_c", "sigterm"])
+def test_a_local_llm_is_stopped_with_its_script(elicit_local, to_all):
     script, lines = elicit_local(CODE="hangs")
     until(lines, "-m univar_jax.elicit")
-    script.send_signal(signal.SIGTERM)
+    if to_all:
+        os.killpg(script.pid, to_all)  # as a terminal does; the server is left to the script
+    else:
+        script.terminate()
     assert script.wait(timeout=5) != 0
     until(lines, "stopped")

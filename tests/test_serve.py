@@ -185,9 +185,10 @@ def test_what_a_request_leaves_out_is_as_openai_has_it(smollm2):
 @pytest.mark.slow
 @needs_runtime
 @pytest.mark.parametrize("by", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_in_the_middle_of_an_answer_ends_it(by):
-    with served(slots=2, context=512) as server:
-        assert "2 slot(s) of 512 tokens, in which a rerun may differ" in server.line
+def test_a_signal_in_the_middle_of_an_answer_ends_it(by, tmp_path):
+    (tmp_path / "my model.gguf").symlink_to(serve.smollm2())
+    with served(model=tmp_path / "my model.gguf", slots=2, context=512) as server:
+        assert server.name == "my-model" and "2 slot(s) of 512 tokens, in which a rerun may differ" in server.line
         body = json.dumps({"messages": [QUESTION], "max_tokens": 400, "ignore_eos": True}).encode()
         port = int(server.url.removesuffix("/v1").rpartition(":")[2])
         with socket.create_connection(("127.0.0.1", port)) as link:

@@ -64,7 +64,7 @@ def serve(
     One line says where, the model's name, and how it is asked.
 
     Args:
-      model: a GGUF file, or smollm2. The file's name without .gguf is the model's name.
+      model: a GGUF file, or smollm2. The file's name without .gguf is the model's name, a space in it a hyphen.
       port: on 127.0.0.1; 0 is any free one.
       slots: answers that are written at the same time.
       context: tokens of a question and its answer; the model's own limit where that is less.
@@ -77,9 +77,10 @@ def serve(
     _check_runtime()
     _check_port(port)
     path = smollm2() if model == "smollm2" else _gguf(model)
-    params = _params(path, port, slots, context, threads or os.cpu_count() or 1, log)
-    # Blocked before llama.cpp's threads start, which inherit it: the signal then waits for sigwait below. A script's
-    # background command ignores SIGINT, so that Ctrl-C ends the script first; that stays so.
+    name = "-".join(path.stem.split())
+    params = _params(path, name, port, slots, context, threads or os.cpu_count() or 1, log)
+    # Blocked before llama.cpp's threads start, which inherit it: the signal then waits for sigwait below. What was
+    # started with SIGINT ignored, as from a script that Ctrl-C should end first, goes on ignoring it.
     stop = {s for s in (signal.SIGTERM, signal.SIGINT) if signal.getsignal(s) is not signal.SIG_IGN}
     signal.pthread_sigmask(signal.SIG_BLOCK, stop)
     server = _start(params)
@@ -90,7 +91,7 @@ def serve(
     tokens = _ask(server, "/props")["default_generation_settings"]["n_ctx"]
     also = "" if slots == 1 else ", in which a rerun may differ"  # a batch's make-up changes the last bits of its sums
     print(
-        f"{server.listening_address}/v1 {path.stem} with {slots} slot(s) of {tokens:,} tokens{also}; "
+        f"{server.listening_address}/v1 {name} with {slots} slot(s) of {tokens:,} tokens{also}; "
         f"asks {_prompt(server)!r}",
         flush=True,
     )
@@ -132,12 +133,12 @@ def _gguf(model: str) -> Path:
     return path
 
 
-def _params(path: Path, port: int, slots: int, context: int, threads: int, log: bool) -> Any:
+def _params(path: Path, name: str, port: int, slots: int, context: int, threads: int, log: bool) -> Any:
     """xllamacpp.CommonParams."""
     import xllamacpp
 
     params = xllamacpp.CommonParams()
-    params.model.path, params.model_alias = str(path), {path.stem}
+    params.model.path, params.model_alias = str(path), {name}
     params.hostnames, params.port = [_HOST], port
     params.cors_origins = ""  # with *, any page in this machine's browser could ask
     params.n_parallel, params.n_ctx = slots, slots * context
@@ -150,8 +151,8 @@ def _params(path: Path, port: int, slots: int, context: int, threads: int, log: 
     # What a request leaves out is as OpenAI's API has it, and no cut is made that the request does not know of.
     draw, given = params.sampling, xllamacpp.common_params_sampling_config
     draw.temp, draw.top_p, draw.top_k, draw.min_p = 1.0, 1.0, 0, 0.0
-    for name in ("TEMP", "TOP_P", "TOP_K", "MIN_P"):  # else the file's own defaults win
-        draw.user_sampling_config |= given[f"COMMON_PARAMS_SAMPLING_CONFIG_{name}"].value
+    for key in ("TEMP", "TOP_P", "TOP_K", "MIN_P"):  # else the file's own defaults win
+        draw.user_sampling_config |= given[f"COMMON_PARAMS_SAMPLING_CONFIG_{key}"].value
     return params
 
 
