@@ -8,6 +8,7 @@ a function of (question, tries before) that gives the fault.
 
 import collections
 import json
+import select
 import threading
 import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -26,9 +27,11 @@ def answer_of(question):
 class Faulty:
     """The server; `base_url` is its address once it is entered."""
 
-    def __init__(self, schedule=("",), models=("org/model-7b", "org/model-13b"), answer=answer_of, refused=0, hang=1.0):
-        self.schedule, self.models, self.answer, self.hang = schedule, models, answer, hang
-        self.refused = refused  # requests of any kind that are met with 503 first, as by a server that loads its weights
+    def __init__(self, schedule=("",), models=("org/model-7b", "org/model-13b"), answer=answer_of, refused=0):
+        self.schedule, self.models, self.answer = schedule, models, answer
+        self.refused = (
+            refused  # requests of any kind that are met with 503 first, as by a server that loads its weights
+        )
         self.log = []  # (request as sent, fault, whether the whole answer was sent)
         self.times, self.keys, self.underway, self.most = [], set(), 0, 0
         self.tries = collections.Counter()
@@ -107,7 +110,7 @@ class _Handler(BaseHTTPRequestHandler):
             faulty.underway += 1
             faulty.most = max(faulty.most, faulty.underway)
         try:
-            whole = self._broken(fault, faulty) if fault in BROKEN else self._whole(fault, faulty, body, question)
+            whole = self._broken(fault) if fault in BROKEN else self._whole(fault, faulty, body, question)
         finally:
             with faulty._lock:
                 faulty.underway -= 1
@@ -147,10 +150,11 @@ class _Handler(BaseHTTPRequestHandler):
         self._json(200, answer)
         return True
 
-    def _broken(self, fault, faulty):
+    def _broken(self, fault):
         told = {"error": {"message": f"{fault} for {self.headers.get('Authorization')}"}}
         if fault == "hang":
-            time.sleep(faulty.hang)
+            select.select([self.connection], [], [], 60)  # until the client has had enough
+            self.close_connection = True
         elif fault == "429":
             self._json(429, told, {"Retry-After": "0.05"})
         elif fault == "429 date":
