@@ -5,6 +5,7 @@ import dataclasses
 import hashlib
 import json
 import os
+import re
 import resource
 import signal
 import subprocess
@@ -16,7 +17,7 @@ import pytest
 
 from tests.conftest import ROOT
 from tests.faulty import Faulty, answer_of
-from univar_jax import bank, qa
+from univar_jax import ask, bank, qa
 from univar_jax.cli import UserError
 from univar_jax.elicit import Access, elicit
 from univar_jax.prompts import Asking
@@ -199,6 +200,22 @@ def test_what_fails_for_good_stops_no_other_and_no_half_file_is_written(question
     assert len(read(out)) == 10 and entry(out)["counts"]["answered"] == 10
 
 
+def test_settings_of_a_run_without_an_answer_bind_nobody(questions, tmp_path):
+    out = tmp_path / "out"
+    with pytest.raises(UserError, match="no connection"):
+        run(None, questions(), out, url="http://127.0.0.1:9/v1", limits={"retries": 0})
+    with Faulty() as faulty:
+        run(faulty, questions(), out, temperature=0.1)
+    assert len(read(out)) == 7 and entry(out)["settings"]["temperature"] == 0.1
+
+
+def test_progress_tells_the_time_left(questions, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(ask, "_SAY_EVERY", 0.1)
+    with Faulty(answer=slow) as faulty:
+        run(faulty, questions(29), tmp_path / "out", limits={"concurrency": 2})
+    assert re.search(r"answer \d+/30  \d+ sent  0 failed  [\d.]+/s  0:00:0\d left", capsys.readouterr().out)
+
+
 def test_a_wrong_key_is_not_hammered_and_a_dead_server_is_not_asked_for_ever(questions, tmp_path):
     with Faulty(["401"]) as faulty, pytest.raises(UserError, match="set OPENAI_API_KEY"):
         run(faulty, questions(99), tmp_path / "out")
@@ -355,7 +372,7 @@ def helpful(question):
     """A helper that can paraphrase and translate."""
     text = question.rpartition("\n\n")[2]
     if question.startswith("Rewrite"):
-        return f"In other words ({question.partition('version ')[2][0]}): {text}"
+        return f"{question.partition('version ')[2][0]}: {text}"
     return f"ENGLISH[{text}]" if question.startswith("Translate") else f"Sí: {text}"
 
 
@@ -372,7 +389,7 @@ def test_paraphrases_and_translations_are_steps_of_the_same_journal(questions, t
     assert [row["paraphrase"] for row in rows] == ["0", "1", "2"] * 3
     spanish = rows[1]
     assert spanish["lang"] == "spa"
-    assert spanish["question_original"] == "In other words (1): ¿Está mal mentir?"
+    assert spanish["question_original"] == "1: ¿Está mal mentir?"
     assert spanish["question"] == f"ENGLISH[{spanish['question_original']}]"
     assert spanish["answer_original"] == f"Sí: {spanish['question_original']}"
     assert spanish["answer"] == f"ENGLISH[{spanish['answer_original']}]"
@@ -383,10 +400,14 @@ def test_paraphrases_and_translations_are_steps_of_the_same_journal(questions, t
 
 def test_a_paraphrase_that_is_none_is_left_out_and_counted(questions, tmp_path):
     kinds = {"version 1": "refuse", "version 2": "empty", "version 3": "length"}
-    with Faulty(lambda question, _: next((k for v, k in kinds.items() if v in question), ""), answer=helpful) as faulty:
-        run(faulty, questions(1), tmp_path / "out", paraphrase=4)
-    assert [row["paraphrase"] for row in read(tmp_path / "out")] == ["0", "4"] * 2
-    assert entry(tmp_path / "out")["counts"]["paraphrases_left_out"] == 6
+
+    def answer(question):
+        return "我认为说谎是不对的，但是有时候善意的谎言可以接受。" if "version 4" in question else helpful(question)
+
+    with Faulty(lambda question, _: next((k for v, k in kinds.items() if v in question), ""), answer=answer) as faulty:
+        run(faulty, questions(1), tmp_path / "out", paraphrase=5)
+    assert [row["paraphrase"] for row in read(tmp_path / "out")] == ["0", "5"] * 2
+    assert entry(tmp_path / "out")["counts"]["paraphrases_left_out"] == 8
 
 
 COMMAND = """
@@ -432,6 +453,7 @@ def test_help_and_mistakes_of_flags(stage, questions, tmp_path):
     given = {"questions": questions(), "model": MODEL, "base_url": "http://127.0.0.1:9/v1", "out": tmp_path / "out"}
     mistakes = {
         "--extra_body={: no JSON": {"extra_body": "{"},
+        "--translate_to=english is no language": {"translate_to": "english"},
         "no connection": {"retries": 0},
     }
     for told, change in mistakes.items():

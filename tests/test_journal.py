@@ -74,6 +74,8 @@ def test_two_cannot_write_one_journal(path):
 
 def test_what_another_wrote_before_the_lock_was_ours_is_not_lost(path):
     early = Journal(path)
+    with pytest.raises(UserError, match="was begun with other settings"), Journal(path).writing({"model": "n"}):
+        pass
     with Journal(path).writing(SETTINGS) as other:
         other.add("k3", {})
     with early.writing(SETTINGS) as book:

@@ -118,7 +118,11 @@ async def by_command(requests: Sequence[Request], journal: Journal) -> None:
         process = await asyncio.create_subprocess_exec(*shlex.split(command), stdin=pipe, stdout=pipe, env=env)
     except (OSError, ValueError) as error:
         raise UserError(f"--translate_command={command}: {error}") from error
-    output, _ = await process.communicate("".join(line + "\n" for line in lines).encode())
+    try:
+        output, _ = await process.communicate("".join(line + "\n" for line in lines).encode())
+    finally:
+        if process.returncode is None:  # the second signal
+            process.kill()
     if process.returncode:
         raise UserError(f"--translate_command={command} ended with {process.returncode}; mend it and run again")
     try:

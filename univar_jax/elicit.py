@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 
 from absl import flags
 
-from univar_jax import ask, bank, cli, elicited, estimate, server
+from univar_jax import ask, bank, cli, elicited, estimate, languages, server
 from univar_jax.cli import UserError
 from univar_jax.config import digest
 from univar_jax.journal import Journal
@@ -149,6 +149,8 @@ def _main(f: flags.FlagValues) -> None:
     access = Access(f.base_url, f.helper_base_url, limits, f.check_model)
     if f.translate_command and (f.helper_base_url or f.helper_model) and not f.paraphrase:
         raise UserError("--translate_command translates, so that there is nothing for a helper; leave one of them out")
+    if f.translate_to and not languages.known(f.translate_to):
+        raise UserError(f"--translate_to={f.translate_to} is no language that is known; give ISO 639-3, as eng")
     work, settings = _work(f)
     prices = (f.price_in, f.price_out)
     elicit(work, access, f.out, settings, prices=prices, dry_run=f.dry_run, allow_missing=f.allow_missing)

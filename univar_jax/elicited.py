@@ -107,7 +107,8 @@ def finished(place: Place, settings: dict) -> bool:
       UserError: the model was asked with other settings, or its QA file is not what elicit wrote.
     """
     entry = place.manifest()["models"].get(place.model)
-    made = entry["settings"] if entry else Journal(place.journal).settings
+    begun = Journal(place.journal)
+    made = entry["settings"] if entry else begun.settings if begun.records else None
     if made is not None and made != settings:
         told = ", ".join(
             f"--{key}={str(settings.get(key))[:40]} was {str(made.get(key))[:40]}"

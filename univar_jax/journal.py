@@ -50,8 +50,10 @@ class Journal:
     def writing(self, settings: dict) -> Iterator["Journal"]:
         """Opens it for `add`, with what is on the disk by then; makes it where there is none.
 
+        Settings of a journal without answers are replaced: nothing rests on them.
+
         Raises:
-          UserError: another process writes it.
+          UserError: another process writes it, or has begun it with other settings since it was read.
         """
         self._path.parent.mkdir(parents=True, exist_ok=True)
         # Unbuffered: what a write call has not taken can be told and cut away.
@@ -64,8 +66,12 @@ class Journal:
                     f"{self._path} is being written by another elicit; wait, or give another --out"
                 ) from error
             self._read()  # again: it may have grown before the lock was ours
+            if self.records and self.settings != settings:
+                raise UserError(f"{self._path} was begun with other settings just now; give another --out")
+            if self.settings != settings:
+                self._size = 0
             os.ftruncate(self._file, self._size)
-            if self.settings is None:
+            if not self._size:
                 self._append({"settings": settings})
                 self.settings = settings
             yield self

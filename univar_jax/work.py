@@ -38,12 +38,12 @@ class Work:
         return [self.asking.paraphrasing(row, k) for row in self.bank.rows for k in ks]
 
     def wordings(self, journal: Journal) -> list[Wording]:
-        """The wordings that there are so far; without those that turned out empty, cut or refused."""
+        """The wordings that there are so far; without those that are empty, cut, refused or in another language."""
         found, requests = [], iter(self.paraphrases())
         for row in self.bank.rows:
             found.append(Wording(row, 0, row["question"]))
             for k in range(1, self.asking.paraphrase + 1):
-                if text := _usable(next(requests), journal):
+                if text := _usable(next(requests), journal, row["lang"]):
                     found.append(Wording(row, k, text))
         return found
 
@@ -90,8 +90,9 @@ def spoken(request: Request, journal: Journal) -> str:
     return replies.spoken(reply(request, journal).get("text", ""))
 
 
-def _usable(request: Request, journal: Journal) -> str:
-    """A paraphrase; "" where there is none yet, or it is empty, cut or a refusal."""
+def _usable(request: Request, journal: Journal, lang: str) -> str:
+    """A paraphrase; "" where there is none yet, or it is empty, cut, a refusal or surely in another language."""
     text, of = spoken(request, journal), reply(request, journal)
     reason = of.get("finish_reason", "")
-    return "" if reason in replies.CUT or replies.is_refusal(text, reason, of.get("refusal", "")) else text
+    refused = replies.is_refusal(text, reason, of.get("refusal", ""))
+    return "" if refused or reason in replies.CUT or languages.check(lang, text)[1] == "true" else text
