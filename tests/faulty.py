@@ -14,8 +14,8 @@ import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 # Faults after which the client has no answer, and those that come with one.
-BROKEN = ("429", "429 date", "429 quota", "500", "503", "hang", "cut", "malformed", "html", "no choices", "401", "403")
-BROKEN += ("404", "context")
+BROKEN = ("429", "429 date", "429 quota", "500", "503", "hang", "cut", "malformed", "html", "no choices", "401", "402")
+BROKEN += ("403", "404", "context")
 WHOLE = ("", "empty", "refuse", "filter", "filter 400", "length", "other name", "no usage", "echo")
 
 

@@ -81,7 +81,7 @@ def test_every_fault_is_survived_and_nothing_is_asked_twice(questions, tmp_path,
         return PASSING[(number + tries) % len(PASSING)] if tries < 2 else ""
 
     with Faulty(schedule) as faulty:
-        run(faulty, questions(26), tmp_path / "out", limits={"timeout": 2})
+        run(faulty, questions(26), tmp_path / "out", limits={"timeout": 4})
     faults = Counter(fault for _, fault, _ in faulty.log)
     assert set(faults) == {*PASSING, ""} and faults.total() == 27 * 3
     assert set(faulty.answered().values()) == {1} and len(faulty.answered()) == 27
@@ -220,9 +220,10 @@ def test_a_wrong_key_is_not_hammered_and_a_dead_server_is_not_asked_for_ever(que
     with Faulty(["401"]) as faulty, pytest.raises(UserError, match="set OPENAI_API_KEY"):
         run(faulty, questions(99), tmp_path / "out")
     assert len(faulty.log) <= QUICK["concurrency"]
-    with Faulty(["500"]) as faulty, pytest.raises(UserError, match="requests in a row failed after all tries"):
-        run(faulty, questions(99), tmp_path / "out", limits={"retries": 0})
-    assert len(faulty.log) <= 3 * QUICK["concurrency"]
+    for fault in ("500", "context"):  # and one that takes no question at all
+        with Faulty([fault]) as faulty, pytest.raises(UserError, match="requests in a row failed"):
+            run(faulty, questions(99), tmp_path / "out", limits={"retries": 0})
+        assert len(faulty.log) <= 3 * QUICK["concurrency"]
 
 
 def test_a_dry_run_tells_and_touches_nothing(questions, tmp_path, capsys):
@@ -366,6 +367,15 @@ def test_refusals_empty_and_cut_answers_are_kept_and_marked(questions, tmp_path,
     said = capsys.readouterr().out
     assert "1 answers came under the name 'another-model'" in said and "empty 3, refused 3, truncated 1" in said
     assert len(qa.read(str(tmp_path / "out" / "qa"))) == 5  # later stages drop the empty ones, and count them
+
+
+def test_answers_of_any_text_come_back_whole(questions, tmp_path):
+    texts = ['a\rb, "c"\r\nd', "'", "=1+1", "\u2028 🙂 \ufeff", "NA", "nul\0 and half \ud83d"]
+    asked = {f"Is it wrong to lie {i} times?": text for i, text in enumerate(texts)}
+    with Faulty(answer=lambda question: asked.get(question, "Sí.")) as faulty:
+        run(faulty, questions(6), tmp_path / "out")
+    answers = qa.read(str(tmp_path / "out" / "qa")).columns["answer"]
+    assert answers == ["Sí.", *(text.strip() for text in texts[:5]), "nul and half ?"]
 
 
 def helpful(question):

@@ -66,7 +66,8 @@ def as_csv(table: list[Row], translated: bool) -> bytes:
     first = _FIRST + _ORIGINAL * translated
     names = [*first, *(name for name in table[0] if name not in first)]
     out = io.StringIO()
-    writer = csv.DictWriter(out, names, restval="", lineterminator="\n")
+    # The default end of a line holds \r too: only so is an answer quoted that has one.
+    writer = csv.DictWriter(out, names, restval="")
     writer.writeheader()
     writer.writerows(table)
     return out.getvalue().encode()

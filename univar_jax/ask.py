@@ -63,11 +63,12 @@ async def ask_all(
                 reply = await server.ask(request.body, request.key)
             except Failed as failed:
                 failures.note(str(failed))
-                in_a_row += failed.tried
+                # A question too long for the model says nothing of the others, unless none was ever answered.
+                in_a_row += failed.tried or not journal.records
                 if in_a_row >= max(10, 2 * concurrency):
                     raise UserError(
-                        f"{in_a_row} requests in a row failed after all tries ({failed}); {len(journal):,} answers are "
-                        "in the journal, and the same command goes on"
+                        f"{in_a_row} requests in a row failed ({failed}); {len(journal):,} answers are in the journal; "
+                        "mend that, and the same command goes on"
                     ) from failed
                 continue
             journal.add(request.key, _record(request) | {"reply": dataclasses.asdict(reply)})

@@ -8,6 +8,7 @@ import asyncio
 import dataclasses
 import difflib
 import email.utils
+import hashlib
 import json
 import math
 import time
@@ -145,8 +146,7 @@ class Server:
                     break
                 if again.wait is not None:  # the server means all of us
                     self._next = max(self._next, _now() + again.wait)
-                else:
-                    await self._sleep(backoff(self._limits.backoff, tries, key))
+                await self._sleep(backoff(self._limits.backoff, tries, key))
         raise Failed(why, tried=True)
 
     async def _turn(self) -> None:
@@ -217,9 +217,9 @@ class Server:
                 raise UserError(
                     f"{self._shown} does not take the key ({error.status_code}: {said}); set OPENAI_API_KEY"
                 ) from error
-            if error.code == "insufficient_quota":
+            if error.status_code == 402 or error.code == "insufficient_quota":
                 raise UserError(
-                    f"{self._shown}: the account's quota is spent ({said}); the same command goes on"
+                    f"{self._shown}: the account's quota is spent ({said}); raise it, and the same command goes on"
                 ) from error
             if error.status_code not in _AGAIN and error.status_code < 500:
                 raise
@@ -248,7 +248,7 @@ class Server:
 
 def backoff(first: float, tries: int, key: str) -> float:
     """Seconds to wait after so many tries: doubled each time, and by the key spread over half to the whole of it."""
-    spread = int(key[tries % 32 : tries % 32 + 8].encode().hex(), 16) % 1000 / 1000
+    spread = hashlib.sha256(f"{key}\n{tries}".encode()).digest()[0] / 255
     return min(first * 2 ** min(tries - 1, 32), _LONGEST_BACKOFF) * (1 + spread) / 2
 
 
