@@ -19,6 +19,7 @@ from tests.conftest import ROOT
 from tests.faulty import Faulty, answer_of
 from univar_jax import ask, bank, qa
 from univar_jax.cli import UserError
+from univar_jax.config import digest
 from univar_jax.elicit import Access, elicit
 from univar_jax.prompts import Asking
 from univar_jax.server import Limits
@@ -50,7 +51,9 @@ def run(faulty, path, out, model=MODEL, limits=None, personas=None, url="", **gi
     asking = {f.name: given.pop(f.name) for f in dataclasses.fields(Asking) if f.name in given}
     found = bank.read(str(path), [], [])
     work = Work(Asking(model, **asking), found, personas or {"": ""})
-    settings = work.settings(questions=found.sha256, dataset="mine", personas=list((personas or {}).items()))
+    taken = {"lang": [], "values": [], "questions_per_value": 0}  # as the flags' defaults have it
+    said = digest(list(personas.items())) if personas else ""
+    settings = work.settings(questions=found.sha256, dataset="mine", personas=said, **taken)
     access = Access(url or faulty.base_url, limits=Limits(**QUICK | (limits or {})))
     elicit(work, access, str(out), json.loads(json.dumps(settings)), **given)
 
@@ -152,9 +155,7 @@ def test_a_full_disk_is_one_line_and_leaves_a_whole_journal(questions, tmp_path)
     with Faulty(answer=slow) as faulty:
         full = start(faulty, path, out)
         wait_for_answers(out, 5)
-        resource.prlimit(
-            full.pid, resource.RLIMIT_FSIZE, (12_000, 12_000)
-        )  # bytes that a file may have: some 20 answers
+        resource.prlimit(full.pid, resource.RLIMIT_FSIZE, (12_000, 12_000))  # bytes of a file: some 20 answers
         stderr = full.communicate()[1]
         assert full.returncode == 2 and stderr.count("\n") == 1, stderr
         assert "org__model-7b.jsonl: File too large" in stderr and "answers in it are safe" in stderr
@@ -226,6 +227,16 @@ def test_a_wrong_key_is_not_hammered_and_a_dead_server_is_not_asked_for_ever(que
         assert len(faulty.log) <= 3 * QUICK["concurrency"]
 
 
+def test_what_is_under_way_when_the_quota_ends_is_not_lost(questions, tmp_path):
+    def schedule(question, _):
+        return "402" if " 3 times" in question else ""
+
+    with Faulty(schedule, answer=slow) as faulty:
+        with pytest.raises(UserError, match="the account's quota is spent"):
+            run(faulty, questions(50), tmp_path / "out")
+        assert 0 < len(faulty.answered()) < 20 and len(journal(tmp_path / "out")) == len(faulty.answered())
+
+
 def test_a_dry_run_tells_and_touches_nothing(questions, tmp_path, capsys):
     path, out = questions(), tmp_path / "out"
     known = {"dry_run": True, "prices": (1.0, 2.0), "samples": 10, "max_new_tokens": 100}
@@ -233,7 +244,12 @@ def test_a_dry_run_tells_and_touches_nothing(questions, tmp_path, capsys):
     first = capsys.readouterr().out
     assert "requests  70 (70 answers); already answered 0, left 70" in first and "at most 7,000 out" in first
     assert "cost      unknown; --price_in and --price_out" in first and "(assumed: 50 tokens a second" in first
+    run(
+        None, questions(2), out, url="http://127.0.0.1:9/v1", paraphrase=2, translate_to="eng", **known | {"samples": 1}
+    )
+    assert "requests  21 (6 paraphrases, 9 answers, 6 translations)" in capsys.readouterr().out
     assert not out.exists()
+    path = questions()
     with Faulty(lambda question, _: "context" if " 3 times" in question else "") as faulty, pytest.raises(UserError):
         run(faulty, path, out, **known | {"dry_run": False})
     before = content(out)

@@ -54,25 +54,35 @@ async def ask_all(
       Stopped: server.stop was set; what was under way is answered and in the journal.
     """
     missing = [request for request in requests if request.key not in journal.records]
-    todo, began, done, in_a_row = iter(missing), time.monotonic(), 0, 0
+    todo, began, done, in_a_row, faults = iter(missing), time.monotonic(), 0, 0, []
+
+    async def one(request: Request) -> None:
+        nonlocal done, in_a_row
+        try:
+            reply = await server.ask(request.body, request.key)
+        except Failed as failed:
+            failures.note(str(failed))
+            # A question too long for the model says nothing of the others, unless none was ever answered.
+            in_a_row += failed.tried or not journal.records
+            if in_a_row >= max(10, 2 * concurrency):
+                raise UserError(
+                    f"{in_a_row} requests in a row failed ({failed}); {len(journal):,} answers are in the journal; "
+                    "mend that, and the same command goes on"
+                ) from failed
+            return
+        journal.add(request.key, _record(request) | {"reply": dataclasses.asdict(reply)})
+        done, in_a_row = done + 1, 0
 
     async def work() -> None:
-        nonlocal done, in_a_row
         for request in todo:
             try:
-                reply = await server.ask(request.body, request.key)
-            except Failed as failed:
-                failures.note(str(failed))
-                # A question too long for the model says nothing of the others, unless none was ever answered.
-                in_a_row += failed.tried or not journal.records
-                if in_a_row >= max(10, 2 * concurrency):
-                    raise UserError(
-                        f"{in_a_row} requests in a row failed ({failed}); {len(journal):,} answers are in the journal; "
-                        "mend that, and the same command goes on"
-                    ) from failed
-                continue
-            journal.add(request.key, _record(request) | {"reply": dataclasses.asdict(reply)})
-            done, in_a_row = done + 1, 0
+                await one(request)
+            except Stopped:
+                return
+            except UserError as error:  # what the others have under way may be paid for: it is waited for
+                server.stop.set()
+                faults.append(error)
+                return
 
     async def tell() -> None:
         while True:
@@ -92,11 +102,10 @@ async def ask_all(
         async with asyncio.TaskGroup() as group:
             for _ in range(min(concurrency, len(missing))):
                 group.create_task(work())
-    except BaseExceptionGroup as errors:  # one is enough; the others are of the same fault
-        told = [e for e in errors.exceptions if not isinstance(e, Stopped)]
-        raise (told or errors.exceptions)[0] from None
     finally:
         teller.cancel()
+    if server.stop.is_set():
+        raise faults[0] if faults else Stopped
 
 
 async def by_command(requests: Sequence[Request], journal: Journal) -> None:

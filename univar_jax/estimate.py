@@ -86,7 +86,8 @@ def say(bill: Bill, work: Work, prices: tuple[float | None, float | None], helpe
     langs = {row["lang"] for row in rows}
     parts = [f"{len(rows):,} questions in {len(langs)} language{'s' * (len(langs) > 1)} ({', '.join(sorted(langs))})"]
     parts += [f"{work.asking.paraphrase} paraphrases of each"] * bool(work.asking.paraphrase)
-    parts += [f"{len(work.personas)} personas"] * (len(work.personas) > 1) + [f"{work.asking.samples} samples"]
+    parts += [f"{len(work.personas)} personas"] * (len(work.personas) > 1)
+    parts += [f"{work.asking.samples} samples of each answer"] * (work.asking.samples > 1)
     _line("asks", ", ".join(parts))
     asked, left = sum(bill.asked.values()), sum(bill.left.values())
     kinds = ", ".join(f"{count:,} {kind}s" for kind, count in bill.asked.items() if count)
