@@ -51,61 +51,74 @@ async def ask_all(
 
     Raises:
       UserError: the server takes none of them, so many in a row failed that it must be down, or the disk is full.
-      Stopped: server.stop was set; what was under way is answered and in the journal.
+      Stopped: server.stop was set. Either way what was under way is answered and in the journal.
     """
     missing = [request for request in requests if request.key not in journal.records]
-    todo, began, done, in_a_row, faults = iter(missing), time.monotonic(), 0, 0, []
-
-    async def one(request: Request) -> None:
-        nonlocal done, in_a_row
-        try:
-            reply = await server.ask(request.body, request.key)
-        except Failed as failed:
-            failures.note(str(failed))
-            # A question too long for the model says nothing of the others, unless none was ever answered.
-            in_a_row += failed.tried or not journal.records
-            if in_a_row >= max(10, 2 * concurrency):
-                raise UserError(
-                    f"{in_a_row} requests in a row failed ({failed}); {len(journal):,} answers are in the journal; "
-                    "mend that, and the same command goes on"
-                ) from failed
-            return
-        journal.add(request.key, _record(request) | {"reply": dataclasses.asdict(reply)})
-        done, in_a_row = done + 1, 0
-
-    async def work() -> None:
-        for request in todo:
-            try:
-                await one(request)
-            except Stopped:
-                return
-            except UserError as error:  # what the others have under way may be paid for: it is waited for
-                server.stop.set()
-                faults.append(error)
-                return
-
-    async def tell() -> None:
-        while True:
-            await asyncio.sleep(_SAY_EVERY)
-            passed = time.monotonic() - began
-            left = clock((len(missing) - done) * passed / done) if done else "unknown time"
-            print(
-                f"{missing[0].kind} {done:,}/{len(missing):,}  {server.sent:,} sent  {failures.total():,} failed  "
-                f"{done / passed:.1f}/s  {left} left",
-                flush=True,
-            )
-
     if not missing:
         return
-    teller = asyncio.create_task(tell())
+    step = _Step(server, missing, journal, failures, patience=max(10, 2 * concurrency))
+    teller = asyncio.create_task(step.tell())
     try:
         async with asyncio.TaskGroup() as group:
             for _ in range(min(concurrency, len(missing))):
-                group.create_task(work())
+                group.create_task(step.work())
     finally:
         teller.cancel()
     if server.stop.is_set():
-        raise faults[0] if faults else Stopped
+        raise step.fault or Stopped
+
+
+class _Step:
+    """Requests of one kind, of which several workers take the next one each."""
+
+    def __init__(
+        self, server: Server, missing: list[Request], journal: Journal, failures: Failures, patience: int
+    ) -> None:
+        self._server, self._missing, self._journal, self._failures = server, missing, journal, failures
+        self._todo, self._began = iter(missing), time.monotonic()
+        self._done = self._in_a_row = 0  # answered; failed since the last answer
+        self._patience = patience
+        self.fault: UserError | None = None
+
+    async def work(self) -> None:
+        """Asks one after another until there are no more, or the server's `stop` is set."""
+        for request in self._todo:
+            try:
+                await self._ask(request)
+            except Stopped:
+                return
+            except UserError as error:  # what the others have under way may be paid for: it is waited for
+                self.fault = self.fault or error
+                self._server.stop.set()
+                return
+
+    async def _ask(self, request: Request) -> None:
+        try:
+            reply = await self._server.ask(request.body, request.key)
+        except Failed as failed:
+            self._failures.note(str(failed))
+            # A question too long for the model says nothing of the others, unless none was ever answered.
+            self._in_a_row += failed.tried or not self._journal.records
+            if self._in_a_row >= self._patience:
+                raise UserError(
+                    f"{self._in_a_row} requests in a row failed ({failed}); {len(self._journal):,} answers are in the "
+                    "journal; mend that, and the same command goes on"
+                ) from failed
+            return
+        self._journal.add(request.key, _record(request) | {"reply": dataclasses.asdict(reply)})
+        self._done, self._in_a_row = self._done + 1, 0
+
+    async def tell(self) -> None:
+        """Prints a line now and then, for ever."""
+        while True:
+            await asyncio.sleep(_SAY_EVERY)
+            done, count, passed = self._done, len(self._missing), time.monotonic() - self._began
+            left = clock((count - done) * passed / done) if done else "unknown time"
+            print(
+                f"{self._missing[0].kind} {done:,}/{count:,}  {self._server.sent:,} sent  "
+                f"{self._failures.total():,} failed  {done / passed:.1f}/s  {left} left",
+                flush=True,
+            )
 
 
 async def by_command(requests: Sequence[Request], journal: Journal) -> None:
