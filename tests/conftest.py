@@ -6,6 +6,7 @@ os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_p
 os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
 
+import csv
 import shutil
 import subprocess
 import sys
@@ -88,6 +89,21 @@ def meshes():
         return jax.make_mesh(shape, AXES, axis_types=types, devices=jax.devices()[:n])
 
     return over
+
+
+@pytest.fixture
+def questions(tmp_path: Path):
+    """write(n): a file of n English questions, the first of them also in Spanish."""
+
+    def write(n=6):
+        rows = [("q0", "spa", "¿Está mal mentir?", "honesty", "open")]
+        rows += [(f"q{i}", "eng", f"Is it wrong to lie {i} times?", "honesty", "open") for i in range(n)]
+        path = tmp_path / "mine.csv"
+        with open(path, "w", newline="", encoding="utf-8") as file:
+            csv.writer(file).writerows([("question_id", "lang", "question", "value", "framing"), *rows])
+        return path
+
+    return write
 
 
 @pytest.fixture(scope="session")

@@ -67,7 +67,7 @@ def read(paths: str) -> Answers:
     for file in files:
         data = file.read_bytes()
         hashes.append([file.name, hashlib.sha256(data).hexdigest()])
-        for number, row in _rows(file, data):
+        for number, row in rows(file, data):
             if row["answer"].strip().lower() in _NO_ANSWER:
                 dropped += 1
                 continue
@@ -186,10 +186,10 @@ def check_relevant(file: object, number: int, word: str) -> None:
         raise UserError(f"{file} row {number}: value_relevant={word!r}; use true, false or nothing")
 
 
-def _rows(file: epath.Path, data: bytes) -> Iterator[tuple[int, Row]]:
-    """(1-based row number without the header, row) with every value a string."""
+def rows(file: epath.Path, data: bytes, required: Sequence[str] = REQUIRED) -> Iterator[tuple[int, Row]]:
+    """(1-based row number without the header, row) with every value a string; UserError for what `read` names."""
     if file.name.endswith(".parquet"):
-        yield from _parquet(file, data)
+        yield from _parquet(file, data, required)
         return
     if file.name.endswith(".gz"):
         try:
@@ -197,7 +197,7 @@ def _rows(file: epath.Path, data: bytes) -> Iterator[tuple[int, Row]]:
         except (OSError, EOFError, zlib.error) as error:
             raise UserError(f"{file}: not a whole gzip file ({error}); make it again") from error
     content = _decode(file, data)
-    yield from (_jsonl if ".jsonl" in file.name else _csv)(file, content)
+    yield from (_jsonl if ".jsonl" in file.name else _csv)(file, content, required)
 
 
 def _decode(file: epath.Path, data: bytes) -> str:
@@ -222,12 +222,12 @@ def _where(file: epath.Path, before: bytes) -> str:
     return f"row {row} (line {line})" if row else f"header (line {line})"
 
 
-def _csv(file: epath.Path, content: str) -> Iterator[tuple[int, Row]]:
+def _csv(file: epath.Path, content: str, required: Sequence[str]) -> Iterator[tuple[int, Row]]:
     reader = csv.reader(io.StringIO(content, newline=""), strict=True)
     number, start = 0, 1  # of the row being read, and the line it starts on
     try:
         header = [name.strip() for name in next(reader, [])]
-        _columns(file, header)
+        _columns(file, header, required)
         start = reader.line_num + 1
         for values in reader:
             if not values:  # an empty line between rows is no row
@@ -248,7 +248,7 @@ def _csv(file: epath.Path, content: str) -> Iterator[tuple[int, Row]]:
         raise UserError(f"{file} {where}: {why}; {cure}") from error
 
 
-def _jsonl(file: epath.Path, content: str) -> Iterator[tuple[int, Row]]:
+def _jsonl(file: epath.Path, content: str, required: Sequence[str]) -> Iterator[tuple[int, Row]]:
     number = 0
     for line_number, line in enumerate(content.split("\n"), 1):
         if not line.strip():
@@ -262,17 +262,17 @@ def _jsonl(file: epath.Path, content: str) -> Iterator[tuple[int, Row]]:
             "".join(row.values()).encode()  # half of an escaped emoji is JSON, but no text
         except (ValueError, RecursionError) as error:  # also numbers of 5,000 digits, a thousand brackets
             raise UserError(f"{file} row {number} (line {line_number}): broken JSON ({error})") from error
-        _columns(file, list(row), f" row {number} (line {line_number})")
+        _columns(file, list(row), required, f" row {number} (line {line_number})")
         yield number, row
 
 
-def _parquet(file: epath.Path, data: bytes) -> Iterator[tuple[int, Row]]:
+def _parquet(file: epath.Path, data: bytes, required: Sequence[str]) -> Iterator[tuple[int, Row]]:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     try:
         table = pq.ParquetFile(pa.BufferReader(data)).read()
-        _columns(file, table.column_names)
+        _columns(file, table.column_names, required)
         rows = table.to_pylist()
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         raise UserError(f"{file}: not a whole Parquet file ({error}); make it again") from error
@@ -280,8 +280,8 @@ def _parquet(file: epath.Path, data: bytes) -> Iterator[tuple[int, Row]]:
         yield number, {k: _string(v) for k, v in row.items()}
 
 
-def _columns(file: epath.Path, names: list[str], where: str = "") -> None:
-    missing = [name for name in REQUIRED if name not in names]
+def _columns(file: epath.Path, names: list[str], required: Sequence[str], where: str = "") -> None:
+    missing = [name for name in required if name not in names]
     if missing:
         have = ", ".join(names) or "none"
         raise UserError(f"{file}{where}: no column {', '.join(missing)} (there: {have}); name the columns so")
