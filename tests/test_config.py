@@ -187,3 +187,12 @@ def test_a_broken_config_file_is_one_line(run, tmp_path, case):
 def test_a_key_on_the_command_line_overrides_the_file(run):
     done = run(*LAMBDA1, "--config.max_qas=9")
     assert (done.returncode, done.stdout, done.stderr) == (0, "9\n", "")
+
+
+@pytest.mark.parametrize(
+    ("stage", "package", "extra"), [("elicit", "openai", "elicit"), ("elicit", "langcodes", "elicit")]
+)
+def test_a_stage_without_its_extra_names_it(stage, package, extra):
+    code = f"import runpy, sys; sys.modules[{package!r}] = None; runpy.run_module('univar_jax.{stage}', run_name='__main__')"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert_one_line(done, package, f"'univar_jax[{extra}]'")

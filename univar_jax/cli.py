@@ -1,10 +1,11 @@
 """The one way a stage starts: absl flags in, one line and exit code 2 for a user's mistake."""
 
+import contextlib
 import errno
 import re
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 from absl import app, flags, logging
 
@@ -64,6 +65,17 @@ def require(values: flags.FlagValues, *names: str) -> None:
     missing = [f"--{name}" for name in names if not values[name].value]
     if missing:
         raise UserError(f"{', '.join(missing)} is missing; --help explains each flag")
+
+
+@contextlib.contextmanager
+def extra(name: str) -> Iterator[None]:
+    """Around a stage's imports: where a package of this extra is missing, one line that names it and exit code 2."""
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        if (error.name or "").startswith("univar_jax"):
+            raise
+        _exit(UserError(f"this stage needs the package {error.name}; pip install 'univar_jax[{name}]'"))
 
 
 def one_line(error: Exception) -> str:

@@ -13,13 +13,16 @@ from urllib.parse import urlsplit
 
 from absl import flags
 
-from univar_jax import ask, bank, cli, client, elicited, estimate, languages
+from univar_jax import cli
 from univar_jax.cli import UserError
-from univar_jax.client import Limits, Server
-from univar_jax.config import digest
-from univar_jax.journal import Journal
-from univar_jax.prompts import Asking
-from univar_jax.work import Work
+
+with cli.extra("elicit"):
+    from univar_jax import ask, bank, client, elicited, estimate, languages
+    from univar_jax.client import Limits, Server
+    from univar_jax.config import digest
+    from univar_jax.journal import Journal
+    from univar_jax.prompts import Asking
+    from univar_jax.work import Work
 
 
 @dataclasses.dataclass(frozen=True)
