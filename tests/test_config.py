@@ -193,6 +193,7 @@ def test_a_key_on_the_command_line_overrides_the_file(run):
     ("stage", "package", "extra"), [("elicit", "openai", "elicit"), ("elicit", "langcodes", "elicit")]
 )
 def test_a_stage_without_its_extra_names_it(stage, package, extra):
-    code = f"import runpy, sys; sys.modules[{package!r}] = None; runpy.run_module('univar_jax.{stage}', run_name='__main__')"
+    start = f"runpy.run_module('univar_jax.{stage}', run_name='__main__')"
+    code = f"import runpy, sys; sys.modules[{package!r}] = None; {start}"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert_one_line(done, package, f"'univar_jax[{extra}]'")
