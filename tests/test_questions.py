@@ -78,6 +78,15 @@ def test_each_value_is_asked_for_and_against(english):
         assert set(framings) == {"pro", "con"} and framings["pro"] == framings["con"], value
 
 
+def test_the_first_questions_of_a_value_are_balanced_and_translated(bank, english):
+    """So that elicit --questions_per_value=2 asks for and against each value, in every language the same."""
+    langs = collections.Counter(row["question_id"] for row in bank)
+    for rows in english.values():
+        ordered = sorted(rows, key=lambda row: row["question_id"])
+        assert [row["framing"] for row in ordered] == ["pro", "con"] * (len(rows) // 2)
+        assert [langs[row["question_id"]] for row in ordered[:2]] == [1 + len(OTHERS)] * 2
+
+
 def test_translations_are_of_english_questions_and_marked(bank, english):
     known = {row["question_id"]: row for rows in english.values() for row in rows}
     times = collections.Counter()
