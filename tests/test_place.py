@@ -2,6 +2,7 @@
 
 import csv
 import json
+import pathlib
 import re
 import types
 
@@ -187,3 +188,33 @@ def test_end_to_end_on_real_answers(stage, tiny_bert, tmp_path):
     other = stage("place", **flags | {"model": "minilm", "out": tmp_path / "other"})
     assert other.returncode == 2 and other.stderr.count("\n") == 1 and "give the --model that made it" in other.stderr
     assert not (tmp_path / "other").exists()
+
+
+@pytest.mark.parametrize(("scheme", "width"), [("light", 1100), ("dark", 1100), ("light", 360)])
+def test_in_a_browser_mine_stand_first_and_alone_when_pressed(planted, tmp_path, browser, scheme, width):
+    run(tmp_path, *planted, against="m1$eng")
+    tab = browser.new_page(viewport={"width": width, "height": 900}, color_scheme=scheme)
+    said, asked = [], []
+    tab.on("console", lambda message: said.append(message.text))
+    tab.on("pageerror", lambda error: said.append(str(error)))
+    tab.on("request", lambda request: asked.append(request.url))
+    tab.goto((tmp_path / "r" / "report.html").as_uri())
+    tab.wait_for_timeout(300)
+    key = tab.locator("#map-legend button").first
+    assert key.inner_text() == "mine$eng" and key.locator("b").count() == 1
+    key.click()
+    assert tab.inner_text("#map-said") == "40 points of mine$eng" and key.get_attribute("aria-pressed") == "true"
+    tab.keyboard.press("Escape")
+    assert tab.inner_text("#map-said") == ""
+    assert tab.locator("details.pair:visible").count() == 1 and tab.input_value("#pair-a") == "mine$eng"
+    assert tab.input_value("#pair-b") == "m2$eng"
+    assert tab.locator("#pair-b option").all_inner_texts() == ["m1$eng", "m2$eng"]
+    with tab.expect_download() as waited:
+        tab.click("#save-metrics")
+    assert waited.value.suggested_filename == "place.json"
+    assert json.loads(pathlib.Path(waited.value.path()).read_text()) == json.loads(
+        (tmp_path / "r" / "place.json").read_text()
+    )
+    assert tab.evaluate("document.documentElement.scrollWidth") == width
+    assert said == [] and len(asked) == 1 and asked[0].startswith("file:")
+    tab.close()

@@ -102,7 +102,10 @@ function questionPairs() {
   fill(a, [...new Set(pairs.flatMap((pair) => [pair.dataset.a, pair.dataset.b]))].sort());
   for (const pair of pairs) pair.open = true; // what is chosen is to be read at once
   a.onchange = b.onchange = choose;
-  choose();
+  for (const [select, name] of [[a, pairs[0].dataset.a], [b, pairs[0].dataset.b]]) {
+    select.value = name;
+    choose();
+  }
   show("pair");
   return (first, second) => {
     if (!pairs.some((pair) => has(pair, first) && has(pair, second))) return false;
