@@ -103,7 +103,7 @@ def test_a_source_that_the_reference_has_too_is_renamed_and_its_copies_are_found
     assert found["source"] == "m2$eng (mine)" and found["nearest"][0]["source"] == "m2$eng"
     assert found["nearest"][0]["copies"] == 7 and found["nearest"][1]["copies"] == 0
     assert any("7 of 40 answers of m2$eng (mine) stand under m2$eng letter by letter" in n for n in m["notes"])
-    assert any(note.startswith("Both have m2$eng") for note in m["notes"])
+    assert any(note.startswith("The reference has m2$eng too") for note in m["notes"])
 
 
 def test_several_of_mine_by_language_and_control_left_out(planted, tmp_path):
@@ -125,11 +125,11 @@ def test_too_few_answers_are_told_and_still_make_a_page(planted, tmp_path):
 
 def test_ids_of_other_questions_are_no_common_ones(planted, tmp_path):
     reference, _ = planted
-    with pytest.raises(UserError, match=r"40 question ids of mine \(q0 first\) are in the reference with other words"):
+    with pytest.raises(UserError, match="in the reference with other words: 40, q0 first, and no question reads"):
         words = mine_csv(tmp_path, question=lambda i: f"Why {i}?", question_id=lambda i: f"q{i}")
         run(tmp_path, reference, words)
     some = mine_csv(tmp_path, question=lambda i: f"q{i}" if i else "Why?", question_id=lambda i: f"q{i}")
-    assert any("1 question ids of mine (q0 first)" in n for n in run(tmp_path, reference, some)["notes"])
+    assert any("with other words: 1, q0 first; they are" in n for n in run(tmp_path, reference, some)["notes"])
 
 
 @pytest.mark.parametrize(
@@ -151,9 +151,14 @@ def test_what_does_not_go_together_is_refused(planted, tmp_path, meta, settings,
     assert not (tmp_path / "r").exists()
 
 
-def test_all_control_is_refused(planted, tmp_path):
-    with pytest.raises(UserError, match="--qa: all rows are control"):
-        run(tmp_path, planted[0], mine_csv(tmp_path, value_relevant=lambda i: "False"))
+def test_control_alone_is_placed_among_control(planted, tmp_path):
+    control = mine_csv(tmp_path, value_relevant=lambda i: "False")
+    with pytest.raises(UserError, match="--embeddings: no control rows, of which mine are"):
+        run(tmp_path, planted[0], control)
+    rows = corpus(40, relevant="False")
+    reference = write(tmp_path / "control.parquet", rows, vectors(rows, 2, 0), **META)
+    m = run(tmp_path, reference, control)
+    assert m["kind"] == "control" and m["mine"][0]["nearest"] and "by style rather than values" in m["notes"][0]
 
 
 def test_end_to_end_on_real_answers(stage, tiny_bert, tmp_path):
