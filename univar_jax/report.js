@@ -25,8 +25,9 @@ function fill(select, names) {
 
 const number = (x, digits = 3) => (x === null || x === undefined ? "–" : x.toFixed(digits));
 
-// A colour of the palette, lighter on a dark page: some are hard to see there as they are.
+// A colour of the palette, lighter on a dark page: some are hard to see there as they are; black turns white.
 function tint(hex) {
+  if (hex === "#000000" && dark.matches) return [255, 255, 255];
   const parts = [1, 3, 5].map((at) => parseInt(hex.slice(at, at + 2), 16));
   return dark.matches ? parts.map((part) => Math.round(part + (255 - part) * 0.35)) : parts;
 }
@@ -70,8 +71,11 @@ function distanceRows(apart) {
 
 function takeAway(metrics) {
   const json = "application/json";
-  byId("save-metrics").onclick = () => save("metrics.json", byId("metrics").textContent + "\n", json);
-  byId("save-distances").onclick = () => save("distances.csv", csv(distanceRows(metrics.distances)), "text/csv");
+  const whole = byId("save-metrics");
+  whole.onclick = () => save(whole.textContent, byId("metrics").textContent + "\n", json);
+  if (metrics.distances) {
+    byId("save-distances").onclick = () => save("distances.csv", csv(distanceRows(metrics.distances)), "text/csv");
+  }
   for (const table of document.querySelectorAll("table[data-csv]")) {
     const name = `${table.dataset.csv}.csv`;
     const button = make("button", { type: "button" }, name);
@@ -98,7 +102,10 @@ function questionPairs() {
   fill(a, [...new Set(pairs.flatMap((pair) => [pair.dataset.a, pair.dataset.b]))].sort());
   for (const pair of pairs) pair.open = true; // what is chosen is to be read at once
   a.onchange = b.onchange = choose;
-  choose();
+  for (const [select, name] of [[a, pairs[0].dataset.a], [b, pairs[0].dataset.b]]) {
+    select.value = name;
+    choose();
+  }
   show("pair");
   return (first, second) => {
     if (!pairs.some((pair) => has(pair, first) && has(pair, second))) return false;
@@ -115,6 +122,7 @@ function questionPairs() {
 addEventListener("DOMContentLoaded", () => {
   const metrics = JSON.parse(byId("metrics").textContent);
   window.valueMap = valueMap(JSON.parse(byId("points").textContent));
-  heatMap(metrics.distances, questionPairs());
+  const ask = questionPairs();
+  if (metrics.distances) heatMap(metrics.distances, ask); // a page without them comes without that part of the script
   takeAway(metrics);
 });
