@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from .conftest import ROOT
+from .faulty import Faulty
 
 FEW = ["--config.steps=2", "--config.epochs=1", "--config.pairs=16"]
 
@@ -81,11 +82,16 @@ def readme(language):
 
 def test_every_command_of_the_readme_runs(quickstart):
     out, *_ = quickstart
-    scripts = {"bash launch/quickstart.sh", "bash launch/test.sh", "bash launch/test.sh --slow"}
-    stages = [line for line in readme("bash") if line not in scripts]
+    scripts = {"quickstart.sh", "test.sh", "test.sh --slow", "elicit_local.sh"}
+    stages = [line for line in readme("bash") if line.removeprefix("bash launch/") not in scripts]
     assert {line.split()[2] for line in stages} >= {
-        f"univar_jax.{name}" for name in ("prepare", "train", "export", "embed", "analyze")
+        f"univar_jax.{name}" for name in ("prepare", "train", "export", "embed", "analyze", "elicit", "place")
     }
+    with Faulty(models=["org/my-model"]) as server:
+        _run_all([line.replace("http://localhost:8000/v1", server.base_url) for line in stages], out)
+
+
+def _run_all(stages, out):
     for line in stages:
         words = [sys.executable if word == "python" else word for word in line.replace("work/", f"{out}/").split()]
         words += (
@@ -97,7 +103,8 @@ def test_every_command_of_the_readme_runs(quickstart):
         done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True)
         assert done.returncode == 0, line + done.stderr
         # The script made these very files: the same commands find them finished; a bill is made anew each time.
-        assert re.search("the same|whole|nothing to do|bill |now +finished", done.stdout), line + done.stdout
+        told = r"the same|whole|nothing to do|bill |now +finished|requests +\d|wrote +|lies nearest"
+        assert re.search(told, done.stdout), line + done.stdout
 
 
 def test_the_readmes_python_runs(quickstart):
