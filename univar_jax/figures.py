@@ -2,7 +2,7 @@
 
 import io
 import warnings
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import matplotlib
 
@@ -20,41 +20,48 @@ from univar_jax import dendrogram
 
 # Okabe and Ito's palette, told apart with any colour vision, less its yellow, too faint on white; then Tol's.
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#7F7F7F", "#882255", "#999933")
-MARKERS = "os^DvPX*<>ph"
+MARKERS, STAR = "os^DvPX*<>ph", "*"
 # Names at all centroids cannot be read beyond so many sources, numbers at a heat map's columns beyond so many.
 MAX_LABELS, _MAX_NUMBERS = 12, 30
+# Sources that are drawn beside each of mine; all are in the table.
+NEAREST = 8
 _HULL_SHARE = 0.8
 
 Array = np.ndarray
 
 
-def looks(columns: dict[str, Array]) -> tuple[Array, dict[str, int], dict[str, int]]:
+def looks(columns: dict[str, Array], mine: Collection[str] = ()) -> tuple[Array, dict[str, int], dict[str, int]]:
     """What a colour stands for in each row (its language, or its source where there is one language), and places.
 
     Args:
       columns: source, model and lang of each row, [n] each.
+      mine: sources that stand out; their models have the star, and no other has it then.
 
     Returns:
       The name behind each row's colour [n], that name's place in PALETTE, and each model's in MARKERS.
     """
     shade_n = columns["lang"] if len(set(columns["lang"])) > 1 else columns["source"]
     colour = {name: i % len(PALETTE) for i, name in enumerate(sorted(set(shade_n)))}
-    marker = {name: i % len(MARKERS) for i, name in enumerate(sorted(set(columns["model"])))}
+    starred = set(columns["model"][np.isin(columns["source"], list(mine))])
+    places = [i for i, letter in enumerate(MARKERS) if letter != STAR or not starred]
+    marker = {name: places[i % len(places)] for i, name in enumerate(sorted(set(columns["model"]) - starred))}
+    marker |= dict.fromkeys(sorted(starred), MARKERS.index(STAR))
     return shade_n, colour, marker
 
 
-def value_map(xy_n2: Array, columns: dict[str, Array], axes: tuple[str, str]) -> bytes:
+def value_map(xy_n2: Array, columns: dict[str, Array], axes: tuple[str, str], mine: Collection[str] = ()) -> bytes:
     """The map: points, centroids of sources with spokes to their language's, dashed hulls.
 
     Args:
       xy_n2: float [n, 2].
       columns: source, model and lang of each row, [n] each.
       axes: what stands at the two axes.
+      mine: sources that stand out: drawn last, larger, with a dark edge.
     """
-    shade, colour_at, marker_at = looks(columns)
+    shade, colour_at, marker_at = looks(columns, mine)
     colour = {name: PALETTE[i] for name, i in colour_at.items()}
     marker = {name: MARKERS[i] for name, i in marker_at.items()}
-    sources = sorted(set(columns["source"]))
+    sources = sorted(set(columns["source"]), key=lambda name: (name in mine, name))
     keys, wide = _keys(colour, marker)
     figure, ax = plt.subplots(figsize=(7, 6 + 0.25 * -(-len(keys) // wide)), layout="constrained")
     size, large = float(np.clip(4000 / len(xy_n2), 3, 26)), float(np.clip(2000 / len(sources), 30, 110))
@@ -62,10 +69,14 @@ def value_map(xy_n2: Array, columns: dict[str, Array], axes: tuple[str, str]) ->
     for source in sources:
         rows = np.flatnonzero(columns["source"] == source)
         look = {"color": colour[shade[rows[0]]], "marker": marker[columns["model"][rows[0]]]}
-        ax.scatter(*xy_n2[rows].T, s=size, alpha=0.45, linewidths=0, **look)
+        own = source in mine
+        ax.scatter(*xy_n2[rows].T, s=size * (4 if own else 1), alpha=0.9 if own else 0.45, linewidths=0, **look)
         centre, home = xy_n2[rows].mean(0), xy_n2[columns["lang"] == columns["lang"][rows[0]]].mean(0)
         ax.plot(*zip(home, centre, strict=True), color=look["color"], lw=1.2, zorder=3)
-        ax.scatter(*centre, s=large, edgecolors="white", linewidths=1, zorder=4, **look)
+        edge = (
+            {"edgecolors": "black", "s": 420, "zorder": 5} if own else {"edgecolors": "white", "s": large, "zorder": 4}
+        )
+        ax.scatter(*centre, linewidths=1, **edge, **look)
         labels.append((*centre, source))
     for group, tint in colour.items():
         if (corners_c2 := hull(xy_n2[shade == group])) is not None:
@@ -75,7 +86,8 @@ def value_map(xy_n2: Array, columns: dict[str, Array], axes: tuple[str, str]) ->
     ax.spines[:].set_color("#bbbbbb")
     if len(labels) > MAX_LABELS:  # then the languages' centroids only, where there are several
         langs = sorted(set(columns["lang"]))
-        labels = [(*xy_n2[columns["lang"] == lang].mean(0), lang) for lang in langs if len(langs) > 1]
+        labels = [label for label in labels if label[2] in mine]
+        labels += [(*xy_n2[columns["lang"] == lang].mean(0), lang) for lang in langs if len(langs) > 1]
     _label(ax, labels)
     if keys:
         figure.legend(handles=keys, loc="outside lower center", ncols=wide, frameon=False, fontsize=10)
@@ -191,6 +203,27 @@ def scores(encoders: Sequence[dict]) -> bytes:
     ax.spines[["top", "right", "left"]].set_visible(False)
     dashed = Line2D([], [], color="#333333", ls="--", label="chance")
     figure.legend(handles=[dashed], loc="outside upper right", frameon=False)
+    return _png(figure)
+
+
+def nearest(placed: Sequence[dict]) -> bytes:
+    """The energy of each of my sources to the nearest of the reference, with intervals and noise floors.
+
+    Args:
+      placed: place.json's `mine`.
+    """
+    lines = [(f"{found['source']} to {row['source']}", row) for found in placed for row in found["nearest"][:NEAREST]]
+    figure, ax = plt.subplots(figsize=(8.5, 1.3 + 0.4 * max(1, len(lines))), layout="constrained")
+    for y, (_, row) in enumerate(lines):
+        ax.plot(row["ci"], [y, y], color=PALETTE[0], lw=3, alpha=0.5, solid_capstyle="round")
+        ax.plot(row["energy"], y, "o", color=PALETTE[0], ms=8)
+        if row["floor"] is not None:
+            ax.plot([row["floor"]] * 2, [y - 0.38, y + 0.38], color="#333333", ls="--", lw=1.4)
+    ax.set(ylim=(len(lines) - 0.4, -0.6), xlabel="energy distance, 95 % interval; dashed: noise floor")
+    ax.set_yticks(range(len(lines)), [name for name, _ in lines])
+    ax.grid(axis="x", color="#e5e5e5")
+    ax.set_axisbelow(True)
+    ax.spines[["top", "right", "left"]].set_visible(False)
     return _png(figure)
 
 

@@ -11,26 +11,27 @@ import io
 import itertools
 import json
 import pathlib
+from collections.abc import Collection, Sequence
 
 import jinja2
 import markupsafe
 import numpy as np
 
-from univar_jax import figures, resamples
-from univar_jax.maps import Maps
+from univar_jax import figures, maps, resamples
 
 # Of distances.csv, after the two sources' names.
 PAIR_COLUMNS = ("rows", "shared", "centroid", "centroid_shared", "centroid_floor", "centroid_p", "centroid_q")
 PAIR_COLUMNS += ("energy", "floor", "p", "q")
 # Points whose text is in the page, and how much of it: 5,000 of 200 letters are a megabyte.
 MAX_TEXTS, TEXT_LETTERS = 5_000, 200
-_SCRIPTS = ("report.js", "report_map.js", "report_reader.js", "report_heat.js")
+_COMMON = ("report.js", "report_map.js", "report_reader.js")
+_SCRIPTS = {"report.html.j2": (*_COMMON, "report_heat.js"), "place.html.j2": _COMMON}
 _HERE = pathlib.Path(__file__).parent
 
 Array = np.ndarray
 
 
-def report(drawn: Maps, columns: dict[str, Array], metrics: dict) -> dict[str, bytes]:
+def report(drawn: maps.Maps, columns: dict[str, Array], metrics: dict) -> dict[str, bytes]:
     """The files of a report by name; metrics.json is the last one, so that it is never there without the others.
 
     Args:
@@ -41,42 +42,72 @@ def report(drawn: Maps, columns: dict[str, Array], metrics: dict) -> dict[str, b
     apart = metrics["distances"]
     names, d_ss = apart["names"], np.array(apart["centroid"], float)
     home, of = dict(zip(columns["source"], columns["lang"], strict=True)), len(columns["source"])
-    columns = {name: columns[name][drawn.rows] for name in ("source", "model", "lang", "text")}
-    pca_axes = tuple(f"main axis {i + 1} ({share:.0%} of the variance)" for i, share in enumerate(drawn.shares))
-    files = {"pca.png": figures.value_map(drawn.pca_n2, columns, pca_axes)}
-    if drawn.umap_n2 is None:
-        files["map.png"] = files["pca.png"]
-    else:
-        files["map.png"] = figures.value_map(drawn.umap_n2, columns, ("UMAP 1", "UMAP 2"))
+    columns = drawn_rows(columns, drawn)
+    files = pictures(drawn, columns)
     files |= {"distances.png": figures.distances(names, d_ss), "scores.png": figures.scores(metrics["encoders"])}
     rows = pairs(apart)
     scored = [row for row in rows if {home[row["a"]], home[row["b"]]} <= set(metrics["lang"])]
-    html = render(metrics, files, points(drawn, columns, metrics["seed"]), scored, of)
-    files |= {"distances.csv": _csv(rows), "report.html": html.encode()}
+    more = {
+        "pairs": scored,
+        "nodes": nodes(apart),
+        "sources": len(names),
+        "encoder": metrics["encoder"],
+        "questions": metrics["questions"],
+    }
+    html = render("report.html.j2", metrics, files, points(drawn, columns, metrics["seed"]), of, more)
+    return files | {
+        "distances.csv": table(["a", "b", *PAIR_COLUMNS], rows),
+        "report.html": html,
+        "metrics.json": written(metrics),
+    }
+
+
+def written(metrics: dict) -> bytes:
+    """A report's JSON file."""
     text = json.dumps(metrics, indent=2, sort_keys=True, allow_nan=False, ensure_ascii=False)
-    return files | {"metrics.json": text.encode() + b"\n"}
+    return text.encode() + b"\n"
 
 
-def render(metrics: dict, files: dict[str, bytes], drawn: dict, scored: list[dict], of: int) -> str:
-    """The page.
+def drawn_rows(columns: dict[str, Array], drawn: maps.Maps) -> dict[str, Array]:
+    """Source, model, lang and text of the drawn rows."""
+    return {name: columns[name][drawn.rows] for name in ("source", "model", "lang", "text")}
+
+
+def pictures(drawn: maps.Maps, columns: dict[str, Array], mine: Collection[str] = ()) -> dict[str, bytes]:
+    """pca.png and map.png, which is the PCA too where there is no UMAP; `mine` are sources that stand out.
 
     Args:
-      metrics: what metrics.json will hold.
+      drawn: the maps.
+      columns: what `drawn_rows` gave.
+      mine: names.
+    """
+    pca_axes = tuple(f"main axis {i + 1} ({share:.0%} of the variance)" for i, share in enumerate(drawn.shares))
+    files = {"pca.png": figures.value_map(drawn.pca_n2, columns, pca_axes, mine)}
+    if drawn.umap_n2 is None:
+        return files | {"map.png": files["pca.png"]}
+    return files | {"map.png": figures.value_map(drawn.umap_n2, columns, ("UMAP 1", "UMAP 2"), mine)}
+
+
+def render(template: str, metrics: dict, files: dict[str, bytes], drawn: dict, of: int, more: dict) -> bytes:
+    """A page.
+
+    Args:
+      template: its name.
+      metrics: what the report's JSON file will hold.
       files: the pictures.
       drawn: what `points` gave.
-      scored: the rows of `pairs` between sources that are scored.
       of: rows that could have been drawn.
+      more: what this template wants besides; `sources` and `encoder` for its map.
     """
     images = {name.removesuffix(".png"): base64.b64encode(data).decode() for name, data in files.items()}
-    script = "\n".join((_HERE / name).read_text(encoding="utf-8") for name in _SCRIPTS)
+    script = "\n".join((_HERE / name).read_text(encoding="utf-8") for name in _SCRIPTS[template])
     # Escaping on: names and answers come from anywhere and may hold HTML.
     rules = {"autoescape": True, "undefined": jinja2.StrictUndefined, "trim_blocks": True, "lstrip_blocks": True}
     environment = jinja2.Environment(**rules, loader=jinja2.FileSystemLoader(_HERE))
-    return environment.get_template("report.html.j2").render(
+    page = environment.get_template(template).render(
         m=metrics,
         images=images,
-        pairs=scored,
-        nodes=nodes(metrics["distances"]),
+        **more,
         drawn={key: drawn[key] for key in ("rows", "neighbours", "texts_of")} | {"of": of, "letters": TEXT_LETTERS},
         told=len(drawn["texts"]),
         points_json=as_json(drawn),
@@ -86,6 +117,7 @@ def render(metrics: dict, files: dict[str, bytes], drawn: dict, scored: list[dic
         # The browser runs this one script and no other, should an answer ever get past the escaping.
         script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
     )
+    return page.encode()
 
 
 def as_json(value: object) -> markupsafe.Markup:
@@ -96,15 +128,16 @@ def as_json(value: object) -> markupsafe.Markup:
     return markupsafe.Markup(text)
 
 
-def points(drawn: Maps, columns: dict[str, Array], seed: int) -> dict:
+def points(drawn: maps.Maps, columns: dict[str, Array], seed: int, mine: Collection[str] = ()) -> dict:
     """What the page's map is drawn from; numbers as base64 of little-endian uint16, for the browser's typed arrays.
 
     Args:
       drawn: the maps.
       columns: source, model, lang and text of the drawn rows, [n] each.
       seed: of the lot that says whose text is there.
+      mine: sources that stand out; their texts are there before others'.
     """
-    shade_n, colour, marker = figures.looks(columns)
+    shade_n, colour, marker = figures.looks(columns, mine)
     names, first, code_n = np.unique(columns["source"], return_index=True, return_inverse=True)
     sources = [
         {
@@ -114,18 +147,18 @@ def points(drawn: Maps, columns: dict[str, Array], seed: int) -> dict:
             "colour": colour[shade_n[row]],
             "shape": marker[columns["model"][row]],
         }
+        | ({"mine": 1} if name in mine else {})
         for name, row in zip(names, first, strict=True)
     ]
-    some = np.arange(len(code_n))
-    if len(some) > MAX_TEXTS:
-        some = np.sort(resamples.draws(seed, resamples.TEXTS).choice(some, MAX_TEXTS, replace=False))
-    maps = {"umap": drawn.umap_n2, "pca": drawn.pca_n2}
+    own = np.flatnonzero(np.isin(columns["source"], list(mine)))
+    some = maps.sample(len(code_n), seed, MAX_TEXTS, resamples.TEXTS, own)
+    drawn_by = {"umap": drawn.umap_n2, "pca": drawn.pca_n2}
     return {
         "rows": len(code_n),
         "neighbours": drawn.neighbours,
         "sources": sources,
         "source": _packed(code_n),
-        "maps": {name: _placed(xy_n2, shade_n, colour) for name, xy_n2 in maps.items() if xy_n2 is not None},
+        "maps": {name: _placed(xy_n2, shade_n, colour) for name, xy_n2 in drawn_by.items() if xy_n2 is not None},
         "texts": [_cut(columns["text"][row]) for row in some],
         "texts_of": some.tolist() if len(some) < len(code_n) else None,
         "palette": figures.PALETTE,
@@ -163,12 +196,13 @@ def pairs(apart: dict) -> list[dict]:
     return sorted(found, key=lambda row: (row["centroid"], row["a"], row["b"]))
 
 
-def _csv(rows: list[dict]) -> bytes:
-    table = io.StringIO()
-    lines = csv.DictWriter(table, ["a", "b", *PAIR_COLUMNS], lineterminator="\n")
+def table(columns: Sequence[str], rows: list[dict]) -> bytes:
+    """A CSV file with these columns, of rows that may hold others too."""
+    text = io.StringIO()
+    lines = csv.DictWriter(text, columns, lineterminator="\n", extrasaction="ignore")
     lines.writeheader()
     lines.writerows(rows)
-    return table.getvalue().encode()
+    return text.getvalue().encode()
 
 
 def nodes(apart: dict) -> list[dict]:

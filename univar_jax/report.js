@@ -70,8 +70,11 @@ function distanceRows(apart) {
 
 function takeAway(metrics) {
   const json = "application/json";
-  byId("save-metrics").onclick = () => save("metrics.json", byId("metrics").textContent + "\n", json);
-  byId("save-distances").onclick = () => save("distances.csv", csv(distanceRows(metrics.distances)), "text/csv");
+  const whole = byId("save-metrics");
+  whole.onclick = () => save(whole.textContent, byId("metrics").textContent + "\n", json);
+  if (metrics.distances) {
+    byId("save-distances").onclick = () => save("distances.csv", csv(distanceRows(metrics.distances)), "text/csv");
+  }
   for (const table of document.querySelectorAll("table[data-csv]")) {
     const name = `${table.dataset.csv}.csv`;
     const button = make("button", { type: "button" }, name);
@@ -115,6 +118,7 @@ function questionPairs() {
 addEventListener("DOMContentLoaded", () => {
   const metrics = JSON.parse(byId("metrics").textContent);
   window.valueMap = valueMap(JSON.parse(byId("points").textContent));
-  heatMap(metrics.distances, questionPairs());
+  const ask = questionPairs();
+  if (metrics.distances) heatMap(metrics.distances, ask); // a page without them comes without that part of the script
   takeAway(metrics);
 });

@@ -140,17 +140,23 @@ class Picture {
     const r = Math.min(5, Math.max(1.8, 90 / Math.sqrt(data.rows))) * ratio * Math.min(2, Math.sqrt(state.view.zoom));
     const marks = [...data.markers].map((marker) => stamp(marker, r));
     const speck = { side: 1, cover: [255] };
-    const looks = data.sources.map((source) => [marks[source.shape], this.colours[source.colour]]);
+    const large = [...data.markers].map((marker) => stamp(marker, 1.7 * r));
+    const some = data.sources.some((source) => source.mine); // then the others step back
+    const looks = data.sources.map(({ shape, colour, mine }) => {
+      return [(mine ? large : marks)[shape], this.colours[colour], (mine ? 0.95 : some ? 0.4 : 0.6) / 255];
+    });
     const grey = dark.matches ? [120, 128, 136] : [170, 176, 182];
-    // What is off first, below what is on. The line is to's, without an array a point.
+    // What is off first, below what is on, and mine on top. The line is to's, without an array a point.
     const size = Math.min(canvas.width, canvas.height) * 0.92 * state.view.zoom;
     const [left, top] = [canvas.width / 2 - state.view.x * size, canvas.height / 2 + state.view.y * size];
-    for (const on of state.all ? [1] : [0, 1]) {
+    const layers = [...(state.all ? [] : [0]), 1, ...(some ? [2] : [])];
+    const layer = (i) => state.on[i] * (data.sources[state.source[i]].mine ? 2 : 1);
+    for (const on of layers) {
       for (let i = 0; i < data.rows; i++) {
-        if (state.on[i] !== on) continue;
+        if ((some ? layer(i) : state.on[i]) !== on) continue;
         const [x, y] = [left + (xy[2 * i] / FULL) * size, top - (xy[2 * i + 1] / FULL) * size];
-        const [mark, colour] = on ? looks[state.source[i]] : [speck, grey];
-        blend(this.image.data, canvas.width, canvas.height, mark, colour, (on ? 0.6 : 0.5) / 255, x, y);
+        const [mark, colour, alpha] = on ? looks[state.source[i]] : [speck, grey, 0.5 / 255];
+        blend(this.image.data, canvas.width, canvas.height, mark, colour, alpha, x, y);
       }
     }
   }
@@ -173,8 +179,10 @@ class Picture {
     const { ctx, data } = this;
     const [many, crowd] = [data.sources.length > 12, data.sources.length > 30];
     const labels = [];
-    data.sources.forEach((source, g) => {
-      if (state.alone >= 0 && state.alone !== g) return;
+    const order = data.sources.map((_, g) => g).sort((a, b) => (data.sources[a].mine || 0) - (data.sources[b].mine || 0));
+    for (const g of order) {
+      const source = data.sources[g];
+      if (state.alone >= 0 && state.alone !== g) continue;
       const [x, y] = this.to(state.view, ...state.map.centres[g]);
       ctx.strokeStyle = ctx.fillStyle = `rgb(${this.colours[source.colour]})`;
       ctx.lineWidth = 1.3 * ratio;
@@ -182,12 +190,13 @@ class Picture {
       ctx.moveTo(...this.to(state.view, ...state.map.homes[this.langOf[g]]));
       ctx.lineTo(x, y);
       ctx.stroke();
-      outline(ctx, data.markers[source.shape], x, y, (crowd ? 5 : 7) * ratio);
+      outline(ctx, data.markers[source.shape], x, y, (source.mine ? 13 : crowd ? 5 : 7) * ratio);
       ctx.fill();
-      ctx.strokeStyle = dark.matches ? "#000" : "#fff";
+      ctx.lineWidth = (source.mine ? 2 : 1.3) * ratio;
+      ctx.strokeStyle = dark.matches === !source.mine ? "#000" : "#fff"; // mine have a dark edge on light paper
       ctx.stroke();
-      if (!many || state.alone === g) labels.push([x, y, source.name]);
-    });
+      if (!many || source.mine || state.alone === g) labels.push([x, y, source.name, source.mine]);
+    }
     if (many && state.alone < 0 && this.langs.length > 1) {
       this.langs.forEach((name, l) => labels.push([...this.to(state.view, ...state.map.homes[l]), name]));
     }
@@ -197,14 +206,14 @@ class Picture {
   // Names beside their centroids, pushed down where they would lie on one another.
   labels(labels, ratio) {
     const { ctx } = this;
-    ctx.font = `${12.5 * ratio}px system-ui, sans-serif`;
     ctx.textBaseline = "middle";
     ctx.lineWidth = 3.5 * ratio;
     ctx.strokeStyle = `rgb(${this.paper})`;
     ctx.fillStyle = dark.matches ? "#e6e9ec" : "#1c2127";
     const placed = [];
     const line = 15 * ratio;
-    for (const [x, y, name] of labels.sort((a, b) => a[1] - b[1])) {
+    for (const [x, y, name, mine] of labels.sort((a, b) => a[1] - b[1])) {
+      ctx.font = `${mine ? "bold " : ""}${12.5 * ratio}px system-ui, sans-serif`;
       const wide = ctx.measureText(name).width;
       const right = x + 10 * ratio;
       const u = right + wide < this.canvas.width ? right : Math.max(2, x - 10 * ratio - wide);

@@ -4,7 +4,7 @@ function legend(data, colours, press) {
   return data.sources.map((source, g) => {
     const button = make("button", { type: "button", "aria-pressed": "false", title: source.name });
     const glyph = make("canvas", { width: 36, height: 36, "aria-hidden": "true" });
-    button.append(glyph, make("span", {}, source.name));
+    button.append(glyph, make(source.mine ? "b" : "span", {}, source.name));
     button.onclick = () => press(g);
     button.paint = () => {
       const ctx = glyph.getContext("2d");
@@ -85,7 +85,7 @@ function valueMap(data) {
     filter();
   };
   const keys = legend(data, picture.colours, isolate);
-  byId("map-legend").append(...keys);
+  byId("map-legend").append(...keys.filter((_, g) => data.sources[g].mine), ...keys.filter((_, g) => !data.sources[g].mine));
 
   const zoom = (by, x = canvas.width / 2, y = canvas.height / 2) => {
     const before = picture.from(state.view, x, y);

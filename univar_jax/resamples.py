@@ -16,7 +16,7 @@ PERMUTATIONS = 999
 FEW_GROUPS = 30
 # One stream of random numbers a purpose, so that none moves when another draws more.
 PROBE, BOOTSTRAP, MAP, BY_COUNT, MATCHED, LENGTHS, LABELS, CONTROL = range(1, 9)
-ROWS, HALVES, EXCHANGED, SUPPORT, MANTEL, QUALITY, TEXTS = range(9, 16)
+ROWS, HALVES, EXCHANGED, SUPPORT, MANTEL, QUALITY, TEXTS, PLACED = range(9, 17)
 # Numbers that are drawn at a time: 32 MiB.
 _AT_ONCE = 2**22
 

@@ -27,6 +27,18 @@ def say(m: dict) -> None:
         _line("note", note)
 
 
+def say_placed(m: dict) -> None:
+    """Prints what place.json says of each of my sources."""
+    _line("reference", f"{m['reference']['rows']:,} rows, sources {m['reference']['sources']}; {m['encoder']['name']}")
+    for found in m["mine"]:
+        _line("placed", found["headline"])
+        for row in found["nearest"][1:4]:
+            share = f"nearest in {100 * row['nearest_share']:.0f} % of resamples"
+            _line("", f"{row['source']}: energy {row['energy']:.3f} {_ends(row['ci'])}, {share}, q {row['q']:.3f}")
+    for note in m["notes"]:
+        _line("note", note)
+
+
 def _line(word: str, text: str) -> None:
     print(f"{word:9} {text}")
 
