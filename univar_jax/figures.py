@@ -13,6 +13,7 @@ from matplotlib import patheffects
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
+from matplotlib.patches import Ellipse
 from scipy.cluster import hierarchy
 from scipy.spatial import ConvexHull, QhullError
 
@@ -91,6 +92,41 @@ def value_map(xy_n2: Array, columns: dict[str, Array], axes: tuple[str, str], mi
     _label(ax, labels)
     if keys:
         figure.legend(handles=keys, loc="outside lower center", ncols=wide, frameon=False, fontsize=10)
+    return _png(figure)
+
+
+def moves(xy_n2: Array, columns: dict[str, Array], axes: tuple[str, str], arrows: Sequence[dict]) -> bytes:
+    """The map with an arrow from before's centroid to after's, and around before's what noise alone would make of it.
+
+    Args:
+      xy_n2: float [n, 2].
+      columns: source of each row, [n].
+      axes: what stands at the two axes.
+      arrows: before and after (names), start and end (float [2]), ellipse (two diameters and an angle in degrees).
+    """
+    figure, ax = plt.subplots(figsize=(7, 6.5), layout="constrained")
+    size = float(np.clip(4000 / len(xy_n2), 3, 26))
+    befores, afters = (sorted({arrow[end] for arrow in arrows}) for end in ("before", "after"))
+    tint = {name: PALETTE[i % len(PALETTE)] for i, name in enumerate(afters)}
+    tint |= {name: "#333333" for name in befores if name not in tint}
+    others_n = ~np.isin(columns["source"], list(tint))
+    ax.scatter(*xy_n2[others_n].T, s=size, color="#cccccc", alpha=0.45, linewidths=0)
+    for name, colour in tint.items():
+        ax.scatter(*xy_n2[columns["source"] == name].T, s=size, color=colour, alpha=0.35, linewidths=0)
+    dark = [patheffects.withStroke(linewidth=4, foreground="white")]
+    for arrow in arrows:
+        colour, (wide, high, angle) = tint[arrow["after"]], arrow["ellipse"]
+        look = {"fill": False, "ls": "--", "lw": 1.4, "ec": colour, "zorder": 4}
+        ax.add_patch(Ellipse(arrow["start"], wide, high, angle=angle, **look))
+        head = {"arrowstyle": "-|>", "color": colour, "lw": 2.2, "shrinkA": 0, "shrinkB": 0, "mutation_scale": 18}
+        drawn = ax.annotate("", arrow["end"], arrow["start"], arrowprops=head, zorder=5)
+        drawn.arrow_patch.set_path_effects(dark)
+        ax.scatter(*arrow["start"], s=50, color=tint[arrow["before"]], edgecolors="white", zorder=6)
+    labels = {(*arrow["end"], arrow["after"]) for arrow in arrows} if len(afters) <= MAX_LABELS else set()
+    labels |= {(*arrow["start"], arrow["before"]) for arrow in arrows} if len(befores) <= MAX_LABELS else set()
+    ax.set(xlabel=axes[0], ylabel=axes[1], xticks=[], yticks=[])
+    ax.spines[:].set_color("#bbbbbb")
+    _label(ax, sorted(labels))
     return _png(figure)
 
 
@@ -220,7 +256,7 @@ def nearest(placed: Sequence[dict]) -> bytes:
         if row["floor"] is not None:
             ax.plot([row["floor"]] * 2, [y - 0.38, y + 0.38], color="#333333", ls="--", lw=1.4)
     ax.set(ylim=(len(lines) - 0.4, -0.6), xlabel="energy distance, 95 % interval; dashed: noise floor")
-    ax.set_yticks(range(len(lines)), [name for name, _ in lines])
+    ax.set_yticks(range(len(lines)), [_plain(name) for name, _ in lines])
     ax.grid(axis="x", color="#e5e5e5")
     ax.set_axisbelow(True)
     ax.spines[["top", "right", "left"]].set_visible(False)
