@@ -90,7 +90,7 @@ def test_a_move_that_is_there_leaves_the_band_as_it_is_without():
 
 
 def test_halves_of_answers_are_brought_to_the_size_of_the_whole():
-    z_nd, drawn = planted(0, 40, times=(4, 4))
+    _, drawn = planted(0, 40, times=(4, 4))
     assert noise.labelled(drawn, 0, 0).factor == pytest.approx(0.5)
     labelled = noise.labelled(planted(0, 40, times=(1, 3))[1], 0, 0)
     assert labelled.of == "questions" and len(labelled.rows) == 80 and labelled.factor == pytest.approx(2 / 3)
@@ -107,11 +107,9 @@ def test_the_interval_covers_the_shift_of_as_many_questions():
         far.append(distances.test(z_nd, drawn, seed, 0)[0])
         ends.append(shifts._intervals(part, drawn, far[-1], seed))
     truth, ends = np.mean(far, axis=0), np.array(ends)
-    inside = (ends[..., 0] <= truth) & (truth <= ends[..., 1])
-    short = ends[..., 1] < truth
-    print(
-        f"\nenergy: {share(inside[:, 0])}, above {share(short[:, 0])}; shift: {share(inside[:, 1])}, {share(short[:, 1])}"
-    )
+    inside, short = (ends[..., 0] <= truth) & (truth <= ends[..., 1]), ends[..., 1] < truth
+    for i, name in enumerate(("energy", "shift")):
+        print(f"\n{name}: covered {share(inside[:, i])}, upper end short {share(short[:, i])}", end="")
     assert (inside.mean(0) >= 0.90).all() and (short.mean(0) <= 0.06).all()
 
 

@@ -23,7 +23,7 @@ from univar_jax import distances, nearest, resamples
 
 # Labellings behind a band; its ends move by some .05 of its width from seed to seed.
 LABELLINGS = 1000
-_BAND, _INSIDE = [0.025, 0.975], 0.95
+_INSIDE = 0.95
 
 
 @dataclasses.dataclass(frozen=True)
@@ -95,13 +95,19 @@ def _evenly(drawn: distances.Pair) -> np.ndarray:
 
 
 def bands(z_nd: np.ndarray, found: Noise) -> tuple[list[float], list[float]]:
-    """95 % noise bands of shift and energy, [lo, hi] each; z_nd float [n, d] of all rows."""
+    """95 % noise bands of shift and energy, [lo, hi] each, wider for few questions as intervals are.
+
+    Args:
+      z_nd: float [n, d] of all rows.
+      found: the pair's labellings.
+    """
     products, apart = distances.products_and_distances(z_nd[found.rows])
     d_h, c = distances.sums(products, found.first_hn).cosine(), found.factor
     # Odds times c; from 1 on the sides have no common direction, and odds no meaning.
     shift_h = np.where(d_h < 1, c * d_h / (1 - (1 - c) * np.minimum(d_h, 1)), d_h)
     energy_h = c * distances.energies(apart, found.cells, found.first_hn)
-    return tuple([round(float(end), 6) for end in np.quantile(x_h, _BAND)] for x_h in (shift_h, energy_h))
+    cells = len(np.unique(found.cells))
+    return nearest.interval(shift_h, cells), nearest.interval(energy_h, cells)
 
 
 def ellipse(xy_n2: np.ndarray, found: Noise) -> tuple[float, float, float]:
