@@ -127,6 +127,8 @@ def test_a_pair_without_enough_common_questions_is_said(tmp_path, capsys):
     ]
     assert "not enough: 7 common question groups, 10 are needed" in capsys.readouterr().out
     assert "no common question" in (tmp_path / "r" / "report.html").read_text()
+    code, m = run(tmp_path, file, "one", before="m$eng", after="m$eng$stoic")
+    assert code == 0 and "not enough: 7 common question groups" in (tmp_path / "one" / "report.html").read_text()
 
 
 @pytest.mark.parametrize(

@@ -69,7 +69,7 @@ def test_a_planted_shift_is_found_and_none_is_seldom_called_one():
 def test_the_noise_band_holds_repetitions_of_the_same_source(times, effect, of):
     """Whatever questions do to both alike, and whether one answer or several of each are there."""
     inside = []
-    for seed in range(REPEATS // 2):
+    for seed in range(REPEATS):
         z_nd, drawn = planted(seed, questions=40, times=times, effect=effect)
         labelled = noise.labelled(drawn, seed, 0)
         assert labelled.of == of
@@ -77,7 +77,7 @@ def test_the_noise_band_holds_repetitions_of_the_same_source(times, effect, of):
         inside.append([lo <= x <= hi for x, (lo, hi) in zip(far[::-1], noise.bands(z_nd, labelled), strict=True)])
     inside = np.array(inside)
     print(f"\n{of}, {times}: shift in its band {share(inside[:, 0])}, energy {share(inside[:, 1])}")
-    assert (inside.mean(0) > 0.90).all() and (inside.mean(0) < 0.985).all()
+    assert (inside.mean(0) > 0.91).all() and (inside.mean(0) < 0.985).all()
 
 
 def test_a_move_that_is_there_leaves_the_band_as_it_is_without():
@@ -143,7 +143,7 @@ def test_control_answers_are_kept_apart_and_equal_answers_have_not_moved():
     about = np.tile(q >= 15, 2)
     row, _ = shifts.measure(made, about, np.full(80, "", object), "before", "after", 0)
     assert row["shared"] == 25 and row["control"]["shared"] == 15 and "q" not in row["control"]
-    assert row["shift"] == pytest.approx(0, abs=1e-6) and row["p"] == 1 and row["by_value"] == {}
+    assert row["shift"] == pytest.approx(0, abs=1e-6) and row["p"] > 0.5 and row["by_value"] == {}
     assert row["noise_band"] == pytest.approx([0, 0], abs=1e-6)
 
 

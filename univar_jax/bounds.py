@@ -205,7 +205,7 @@ def check(file: str, bounds: Sequence[Bound], sources: dict[str, str], values: I
                 raise UserError(f"{where} is not among what is compared, so nothing is checked; {near(pattern, there)}")
             notes.append(f"{where} matches none that is compared.")
     free = [s for s, persona in sources.items() if not any(_applies(b, s, persona) for b in bounds)]
-    if free:
+    if bounds and free:
         notes.append(f"No bound is set for {', '.join(free)}.")
 
 

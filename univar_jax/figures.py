@@ -96,7 +96,7 @@ def value_map(xy_n2: Array, columns: dict[str, Array], axes: tuple[str, str], mi
 
 
 def moves(xy_n2: Array, columns: dict[str, Array], axes: tuple[str, str], arrows: Sequence[dict]) -> bytes:
-    """The map with an arrow from before's centroid to after's, and around before's what noise alone would make of it.
+    """The part of a map where arrows go from before's centroid to after's, in what noise alone would make of them.
 
     Args:
       xy_n2: float [n, 2].
@@ -113,21 +113,29 @@ def moves(xy_n2: Array, columns: dict[str, Array], axes: tuple[str, str], arrows
     ax.scatter(*xy_n2[others_n].T, s=size, color="#cccccc", alpha=0.45, linewidths=0)
     for name, colour in tint.items():
         ax.scatter(*xy_n2[columns["source"] == name].T, s=size, color=colour, alpha=0.35, linewidths=0)
-    dark = [patheffects.withStroke(linewidth=4, foreground="white")]
     for arrow in arrows:
         colour, (wide, high, angle) = tint[arrow["after"]], arrow["ellipse"]
         look = {"fill": False, "ls": "--", "lw": 1.4, "ec": colour, "zorder": 4}
         ax.add_patch(Ellipse(arrow["start"], wide, high, angle=angle, **look))
         head = {"arrowstyle": "-|>", "color": colour, "lw": 2.2, "shrinkA": 0, "shrinkB": 0, "mutation_scale": 18}
-        drawn = ax.annotate("", arrow["end"], arrow["start"], arrowprops=head, zorder=5)
-        drawn.arrow_patch.set_path_effects(dark)
+        ax.annotate("", arrow["end"], arrow["start"], arrowprops=head, zorder=5)
         ax.scatter(*arrow["start"], s=50, color=tint[arrow["before"]], edgecolors="white", zorder=6)
+    if arrows:
+        _window(ax, arrows)
     labels = {(*arrow["end"], arrow["after"]) for arrow in arrows} if len(afters) <= MAX_LABELS else set()
     labels |= {(*arrow["start"], arrow["before"]) for arrow in arrows} if len(befores) <= MAX_LABELS else set()
     ax.set(xlabel=axes[0], ylabel=axes[1], xticks=[], yticks=[])
     ax.spines[:].set_color("#bbbbbb")
     _label(ax, sorted(labels))
     return _png(figure)
+
+
+def _window(ax: Axes, arrows: Sequence[dict]) -> None:
+    """Shows what is around the arrows: in a whole map most of them would be specks."""
+    ends_m2 = np.array([arrow[end] for arrow in arrows for end in ("start", "end")])
+    middle, widest = (ends_m2.min(0) + ends_m2.max(0)) / 2, max(max(arrow["ellipse"][:2]) for arrow in arrows)
+    reach = 1.6 * max(float(np.ptp(ends_m2, axis=0).max()) / 2, widest / 2, 1e-6)
+    ax.set(xlim=(middle[0] - reach, middle[0] + reach), ylim=(middle[1] - reach, middle[1] + reach))
 
 
 def hull(xy_n2: Array) -> Array | None:
