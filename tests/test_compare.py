@@ -172,6 +172,9 @@ def test_files_that_cannot_be_compared(file, tmp_path):
     other = write(tmp_path / "o.parquet", rows, z_nd, encoder="o", weights="v")
     with pytest.raises(UserError, match=r"files of 2 encoders .e, o.; a distance is within one"):
         compare.compare([file, other], str(tmp_path / "r"), "m$eng", "m$zho")
+    handfuls = write(tmp_path / "h.parquet", rows, z_nd, qas_per_view=5)
+    with pytest.raises(UserError, match="--qas_per_view=5, handfuls that no two sources share"):
+        run(tmp_path, handfuls, before="m$eng", after="m$zho")
     alone = [i for i, r in enumerate(rows) if r["source"] in ("m$eng$stoic", "m$zho")]
     some = write(tmp_path / "s.parquet", [rows[i] for i in alone], z_nd[alone])
     bounds = law(tmp_path, f"user:\n- {{persona: stoic, distance: 1, {WHO}}}")

@@ -6,7 +6,7 @@ import io
 import numpy as np
 from etils import epath
 
-from univar_jax import bounds as bounds_file
+from univar_jax import cli
 from univar_jax.cli import UserError
 
 Pair = tuple[str, str]
@@ -90,7 +90,7 @@ def pairs(asked: list[Named], there: list[str], home: dict[str, str]) -> list[Pa
     for pair, where in asked:
         for name in pair:
             if name not in there:
-                cure = bounds_file.near(name, there)
+                cure = cli.near(name, there)
                 raise UserError(
                     f"{where}: {name} is none of the {len(there)} sources with answers about values; {cure}"
                 )

@@ -19,7 +19,6 @@ end), "not enough" (too few questions to say); only the first one passes.
 
 import dataclasses
 import datetime
-import difflib
 import fnmatch
 import math
 from collections.abc import Iterable, Sequence
@@ -27,7 +26,7 @@ from collections.abc import Iterable, Sequence
 import yaml
 from etils import epath
 
-from univar_jax import nearest
+from univar_jax import cli, nearest
 from univar_jax.cli import UserError
 
 TIERS = ("global", "organisation", "user")
@@ -60,15 +59,6 @@ class Bound:
     def about(self) -> dict[str, str]:
         """What a table prints of it."""
         return {key: getattr(self, key) for key in ("tier", *_ABOUT)} | {"pattern": self.pattern}
-
-
-def near(word: str, names: Iterable[str]) -> str:
-    """A cure: the names that are spelt nearly so, else the first ones there are."""
-    names = sorted(set(names))
-    found = difflib.get_close_matches(word, names, n=3, cutoff=0.5)
-    if found:
-        return f"did you mean {', '.join(found)}?"
-    return f"there are {', '.join(names[:8])}{' …' if len(names) > 8 else ''}" if names else "there are none"
 
 
 def read(file: str) -> list[Bound]:
@@ -117,7 +107,7 @@ def _mapping(file: str, node: yaml.Node, allowed: Sequence[str] = ()) -> dict[st
     for key, value in node.value:
         word = key.value if isinstance(key, yaml.ScalarNode) else "a list"
         if allowed and word not in allowed:
-            raise UserError(f"{_where(file, key)}: {word!r} is no key here; {near(word, allowed)}")
+            raise UserError(f"{_where(file, key)}: {word!r} is no key here; {cli.near(word, allowed)}")
         if word in out:
             raise UserError(f"{_where(file, key)}: {word} stands twice; keep one")
         out[word] = value
@@ -202,7 +192,9 @@ def check(file: str, bounds: Sequence[Bound], sources: dict[str, str], values: I
                 continue
             where = f"{epath.Path(file).name} line {bound.line}: {kind} {pattern}"
             if not _is_glob(pattern):
-                raise UserError(f"{where} is not among what is compared, so nothing is checked; {near(pattern, there)}")
+                raise UserError(
+                    f"{where} is not among what is compared, so nothing is checked; {cli.near(pattern, there)}"
+                )
             notes.append(f"{where} matches none that is compared.")
     free = [s for s, persona in sources.items() if not any(_applies(b, s, persona) for b in bounds)]
     if bounds and free:

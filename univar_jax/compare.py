@@ -123,6 +123,11 @@ def _one_encoder(encoders: list[Encoder]) -> Encoder:
         raise UserError(
             f"--embeddings: files of {len(encoders)} encoders ({names}); a distance is within one, give its"
         )
+    if (several := encoders[0].meta.get("qas_per_view", "1")) != "1":
+        raise UserError(
+            f"--embeddings: made with --qas_per_view={several}, handfuls that no two sources share; "
+            "compare takes single answers, embed with --qas_per_view=1"
+        )
     return encoders[0]
 
 
