@@ -100,3 +100,17 @@ def stage():
         return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
 
     return run
+
+
+@pytest.fixture(scope="session")
+def browser():
+    """Debian's Chromium, driven by playwright; a test that asks for it is skipped where one of them is not there."""
+    sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+    chromium = Path("/usr/bin/chromium")
+    if not chromium.exists():
+        pytest.skip(f"no browser at {chromium}")
+    with sync_api.sync_playwright() as play:
+        flags = ["--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage"]
+        started = play.chromium.launch(executable_path=str(chromium), args=flags)
+        yield started
+        started.close()

@@ -114,6 +114,7 @@ MISTAKES = {
     "export": ({"workdir": "nowhere", "out": "OUT"}, "is no run"),
     "embed": ({"model": "./nowhere", "qa": "univar_jax/sample", "out": "OUT"}, "is no encoder"),
     "analyze": ({"embeddings": "nowhere.parquet", "out": "OUT"}, "no such file"),
+    "place": ({"embeddings": "nowhere.parquet", "qa": "x", "model": "minilm", "out": "OUT"}, "no such file"),
 }
 
 

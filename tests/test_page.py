@@ -9,22 +9,9 @@ import pytest
 
 from univar_jax import dendrogram, figures, maps, page
 
-CHROMIUM = pathlib.Path("/usr/bin/chromium")
 EVIL = "</script><img src=x onerror=document.title='got'>"
 # Of one redraw of 50,000 points, the median of nine: about 20 on two cores without a GPU; they may be busy.
 REDRAW_MS = 100
-
-
-@pytest.fixture(scope="module")
-def browser():
-    sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-    if not CHROMIUM.exists():
-        pytest.skip(f"no browser at {CHROMIUM}")
-    with sync_api.sync_playwright() as play:
-        flags = ["--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage"]
-        chromium = play.chromium.launch(executable_path=str(CHROMIUM), args=flags)
-        yield chromium
-        chromium.close()
 
 
 def metrics(names):

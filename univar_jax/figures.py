@@ -19,8 +19,12 @@ from scipy.spatial import ConvexHull, QhullError
 
 from univar_jax import dendrogram
 
+matplotlib.rcParams["text.parse_math"] = False  # two $ in a label, as of model$lang$persona, are no formula
+
 # Okabe and Ito's palette, told apart with any colour vision, less its yellow, too faint on white; then Tol's.
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#7F7F7F", "#882255", "#999933")
+# Mine stand out by what no other source has: black, which the page turns white on dark paper, and the star.
+COLOURS, MINE = (*PALETTE, "#000000"), "mine"
 MARKERS, STAR = "os^DvPX*<>ph", "*"
 # Names at all centroids cannot be read beyond so many sources, numbers at a heat map's columns beyond so many.
 MAX_LABELS, _MAX_NUMBERS = 12, 30
@@ -36,14 +40,17 @@ def looks(columns: dict[str, Array], mine: Collection[str] = ()) -> tuple[Array,
 
     Args:
       columns: source, model and lang of each row, [n] each.
-      mine: sources that stand out; their models have the star, and no other has it then.
+      mine: sources that stand out, by a colour of their own and the star, which no other model has then.
 
     Returns:
-      The name behind each row's colour [n], that name's place in PALETTE, and each model's in MARKERS.
+      The name behind each row's colour [n], that name's place in COLOURS, and each model's in MARKERS.
     """
     shade_n = columns["lang"] if len(set(columns["lang"])) > 1 else columns["source"]
     colour = {name: i % len(PALETTE) for i, name in enumerate(sorted(set(shade_n)))}
-    starred = set(columns["model"][np.isin(columns["source"], list(mine))])
+    own_n = np.isin(columns["source"], list(mine))
+    if own_n.any():
+        shade_n, colour = np.where(own_n, MINE, shade_n), colour | {MINE: len(PALETTE)}
+    starred = set(columns["model"][own_n])
     places = [i for i, letter in enumerate(MARKERS) if letter != STAR or not starred]
     marker = {name: places[i % len(places)] for i, name in enumerate(sorted(set(columns["model"]) - starred))}
     marker |= dict.fromkeys(sorted(starred), MARKERS.index(STAR))
@@ -57,10 +64,10 @@ def value_map(xy_n2: Array, columns: dict[str, Array], axes: tuple[str, str], mi
       xy_n2: float [n, 2].
       columns: source, model and lang of each row, [n] each.
       axes: what stands at the two axes.
-      mine: sources that stand out: drawn last, larger, with a dark edge.
+      mine: sources that stand out: drawn last and larger, too.
     """
     shade, colour_at, marker_at = looks(columns, mine)
-    colour = {name: PALETTE[i] for name, i in colour_at.items()}
+    colour = {name: COLOURS[i] for name, i in colour_at.items()}
     marker = {name: MARKERS[i] for name, i in marker_at.items()}
     sources = sorted(set(columns["source"]), key=lambda name: (name in mine, name))
     keys, wide = _keys(colour, marker)
@@ -74,10 +81,7 @@ def value_map(xy_n2: Array, columns: dict[str, Array], axes: tuple[str, str], mi
         ax.scatter(*xy_n2[rows].T, s=size * (4 if own else 1), alpha=0.9 if own else 0.45, linewidths=0, **look)
         centre, home = xy_n2[rows].mean(0), xy_n2[columns["lang"] == columns["lang"][rows[0]]].mean(0)
         ax.plot(*zip(home, centre, strict=True), color=look["color"], lw=1.2, zorder=3)
-        edge = (
-            {"edgecolors": "black", "s": 420, "zorder": 5} if own else {"edgecolors": "white", "s": large, "zorder": 4}
-        )
-        ax.scatter(*centre, linewidths=1, **edge, **look)
+        ax.scatter(*centre, s=420 if own else large, edgecolors="white", linewidths=1, zorder=5 if own else 4, **look)
         labels.append((*centre, source))
     for group, tint in colour.items():
         if (corners_c2 := hull(xy_n2[shade == group])) is not None:

@@ -9,24 +9,35 @@ from univar_jax.cli import UserError
 from univar_jax.embeddings import Encoder
 
 
-def about_values(rows: Encoder) -> np.ndarray:
-    """Bool [n], the rows that are not control."""
-    return qa.value_relevant(qa.Answers({"value_relevant": rows.columns["value_relevant"].tolist()}, 0, []))
+def one_kind(reference: Encoder, mine: Encoder, notes: list[str]) -> tuple[Encoder, Encoder, str]:
+    """Both sides' rows about values; where none of mine is, both sides' control rows, which tell style from values.
+
+    Returns:
+      The reference's rows, mine, and "values" or "control".
+
+    Raises:
+      UserError: the reference has no row of that kind.
+    """
+    about = [
+        qa.value_relevant(qa.Answers({"value_relevant": e.columns["value_relevant"].tolist()}, 0, []))
+        for e in (reference, mine)
+    ]
+    kind, keep = ("values", about) if about[1].any() else ("control", [~about_n for about_n in about])
+    if not keep[0].any():
+        raise UserError(f"--embeddings: no {kind} rows, of which mine are; embed a reference with answers of that kind")
+    if kind == "control":
+        notes.append("All my rows are control: placed among the reference's control rows, by style rather than values.")
+    elif not about[1].all():
+        notes.append(f"{(~about[1]).sum():,} of my rows are control: they are not placed.")
+    return reference.take(np.flatnonzero(keep[0])), mine.take(np.flatnonzero(keep[1])), kind
 
 
-def values(mine: Encoder, reference: Encoder, notes: list[str]) -> Encoder:
-    """My rows about values, under names that the reference does not have."""
-    relevant_n = about_values(mine)
-    if not relevant_n.any() or not len(reference.z_nd):
-        whose = "--embeddings" if relevant_n.any() else "--qa"
-        raise UserError(f"{whose}: all rows are control (value_relevant false); add answers to questions about values")
-    if not relevant_n.all():
-        notes.append(f"{(~relevant_n).sum():,} of my rows are control: they are not placed.")
-    mine = mine.take(np.flatnonzero(relevant_n))
+def own_names(reference: Encoder, mine: Encoder, notes: list[str]) -> Encoder:
+    """Mine under names of sources and models that the reference does not have."""
     there = {name: set(reference.columns[name]) for name in ("source", "model")}
     taken = sorted(set(mine.columns["source"]) & there["source"])
     if taken:
-        notes.append(f"Both have {', '.join(taken)}: mine is called so with (mine) behind, and its namesake is ranked.")
+        notes.append(f"The reference has {', '.join(taken)} too: mine is called the same with (mine) behind it.")
     columns = dict(mine.columns)
     for name, names in there.items():
         columns[name] = np.array([f"{v} (mine)" if v in names else v for v in columns[name]], object)
@@ -57,10 +68,10 @@ def same_questions(reference: Encoder, mine: Encoder, notes: list[str]) -> Encod
         elif key in texts:
             other.append(key[0])
     if other:
-        one = f"{len(set(other))} question ids of mine ({other[0]} first) are in the reference with other words"
+        one = f"question ids of mine that are in the reference with other words: {len(set(other))}, {other[0]} first"
         if not same:
-            raise UserError(f"--qa: {one}, and no question with the same; give the questions ids of their own")
-        notes.append(f"{one}: they are taken for the same questions.")
+            raise UserError(f"--qa: {one}, and no question reads the same; give the questions ids of their own")
+        notes.append(f"{one[0].upper()}{one[1:]}; they are taken for the same questions.")
     return Encoder(mine.name, mine.meta, mine.z_nd, columns)
 
 

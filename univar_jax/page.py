@@ -216,7 +216,7 @@ def points(drawn: maps.Maps, columns: dict[str, Array], seed: int, mine: Collect
         "maps": {name: _placed(xy_n2, shade_n, colour) for name, xy_n2 in drawn_by.items() if xy_n2 is not None},
         "texts": [_cut(columns["text"][row]) for row in some],
         "texts_of": some.tolist() if len(some) < len(code_n) else None,
-        "palette": figures.PALETTE,
+        "palette": figures.COLOURS,
         "markers": figures.MARKERS,
     }
 

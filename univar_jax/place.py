@@ -16,6 +16,7 @@ place.json. Energies and cosine distances as in `distances`, intervals 95 %, p a
     differences: {nearest, against}: `differences.between` of my source and that one, or null
   reference: rows, sources, trained (rows that the encoder was trained on)
   encoder: name, weights, step, config_hash, max_tokens, dims
+  kind: values, or control where all of mine are control rows, placed among the reference's
   map: as in metrics.json; lang, seed, against, notes, inputs, files, settings
 
 A source of mine that the reference has too, asked again, is called NAME (mine) and placed among all, its namesake too.
@@ -54,19 +55,8 @@ from univar_jax.embeddings import Encoder
 # Goes up when equal inputs give another report.
 _EDITION = 1
 # Of nearest.csv, after my source and the list.
-_COLUMNS = (
-    "source",
-    "lang",
-    "energy",
-    "energy_lo",
-    "energy_hi",
-    "centroid",
-    "centroid_lo",
-    "centroid_hi",
-    "floor",
-    "p",
-)
-_COLUMNS += ("q", "nearest_share", "shared", "unit", "groups", "copies")
+_COLUMNS = ("source", "lang", "energy", "energy_lo", "energy_hi", "centroid", "centroid_lo", "centroid_hi")
+_COLUMNS += ("floor", "p", "q", "nearest_share", "shared", "unit", "groups", "copies")
 
 
 def place(
@@ -157,8 +147,8 @@ def _report(
     reference: Encoder, mine: Encoder, against: str, lang: Sequence[str], seed: int, notes: list[str], about: dict
 ) -> tuple[dict, dict[str, bytes]]:
     """place.json's content, and all files of the report."""
-    reference = reference.take(np.flatnonzero(my.about_values(reference)))
-    mine = my.same_questions(reference, my.values(mine, reference, notes), notes)
+    reference, mine, kind = my.one_kind(reference, mine, notes)
+    mine = my.same_questions(reference, my.own_names(reference, mine, notes), notes)
     names = sorted(set(mine.columns["source"]))
     wanted = my.wanted(mine, names, lang, notes)
     z_nd = np.concatenate([mine.z_nd, reference.z_nd])
@@ -174,6 +164,7 @@ def _report(
     there = {"rows": len(reference.z_nd), "sources": len(set(reference.columns["source"])), "trained": trained}
     encoder = {key: reference.meta.get(key) for key in ("weights", "step", "config_hash", "max_tokens", "dims")}
     placed = about | {"mine": found, "reference": there, "encoder": encoder | {"name": reference.name}}
+    placed["kind"] = kind
     placed |= {"map": quality, "lang": sorted(set(lang)), "notes": notes, "settings": _settings()}
     return placed, _files(drawn, columns, placed, names, len(z_nd))
 

@@ -25,8 +25,9 @@ function fill(select, names) {
 
 const number = (x, digits = 3) => (x === null || x === undefined ? "–" : x.toFixed(digits));
 
-// A colour of the palette, lighter on a dark page: some are hard to see there as they are.
+// A colour of the palette, lighter on a dark page: some are hard to see there as they are; black turns white.
 function tint(hex) {
+  if (hex === "#000000" && dark.matches) return [255, 255, 255];
   const parts = [1, 3, 5].map((at) => parseInt(hex.slice(at, at + 2), 16));
   return dark.matches ? parts.map((part) => Math.round(part + (255 - part) * 0.35)) : parts;
 }
@@ -101,7 +102,10 @@ function questionPairs() {
   fill(a, [...new Set(pairs.flatMap((pair) => [pair.dataset.a, pair.dataset.b]))].sort());
   for (const pair of pairs) pair.open = true; // what is chosen is to be read at once
   a.onchange = b.onchange = choose;
-  choose();
+  for (const [select, name] of [[a, pairs[0].dataset.a], [b, pairs[0].dataset.b]]) {
+    select.value = name;
+    choose();
+  }
   show("pair");
   return (first, second) => {
     if (!pairs.some((pair) => has(pair, first) && has(pair, second))) return false;

@@ -192,8 +192,7 @@ class Picture {
       ctx.stroke();
       outline(ctx, data.markers[source.shape], x, y, (source.mine ? 13 : crowd ? 5 : 7) * ratio);
       ctx.fill();
-      ctx.lineWidth = (source.mine ? 2 : 1.3) * ratio;
-      ctx.strokeStyle = dark.matches === !source.mine ? "#000" : "#fff"; // mine have a dark edge on light paper
+      ctx.strokeStyle = dark.matches ? "#000" : "#fff";
       ctx.stroke();
       if (!many || source.mine || state.alone === g) labels.push([x, y, source.name, source.mine]);
     }
