@@ -12,7 +12,6 @@ from univar_jax import compare, maps, noise, resamples
 from univar_jax.cli import UserError
 
 from .test_analyze import EVIL, write
-from .test_page import browser  # noqa: F401
 from .test_shifts import answers
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -209,7 +208,7 @@ def test_the_command_line_passes_the_exit_code_on(tmp_path):
 
 
 @pytest.mark.parametrize("width", [1100, 360])
-def test_the_page_asks_for_nothing_and_fits_a_phone(browser, file, tmp_path, width):  # noqa: F811
+def test_the_page_asks_for_nothing_and_fits_a_phone(browser, file, tmp_path, width):
     bounds = law(tmp_path, f"global:\n- {{source: '*', distance: 0.15, values: {{'*': 1}}, {WHO}}}")
     run(tmp_path, file, bounds=bounds)
     tab, said, asked = browser.new_page(viewport={"width": width, "height": 900}), [], []

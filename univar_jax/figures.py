@@ -165,7 +165,7 @@ def _label(ax: Axes, labels: list[tuple[float, float, str]]) -> None:
                 v = v_near + 0.045
         placed.append((u, v, wide))
         ax.annotate(
-            _plain(name),
+            name,
             (x, y),
             (u, v),
             textcoords="axes fraction",
@@ -176,16 +176,11 @@ def _label(ax: Axes, labels: list[tuple[float, float, str]]) -> None:
         )
 
 
-def _plain(name: str) -> str:
-    """A source's name may hold two dollars, between which matplotlib would read mathematics."""
-    return name.replace("$", r"\$")
-
-
 def _keys(colour: dict[str, str], marker: dict[str, str]) -> tuple[list[Line2D], int]:
     """The legend's entries, colours, then shapes where there is more than one model, and how many fit in a line."""
-    dots = [Line2D([], [], ls="", marker="o", color=c, label=_plain(g)) for g, c in colour.items()]
+    dots = [Line2D([], [], ls="", marker="o", color=c, label=g) for g, c in colour.items()]
     if len(marker) > 1:
-        dots += [Line2D([], [], ls="", marker=m, color="#333333", label=_plain(name)) for name, m in marker.items()]
+        dots += [Line2D([], [], ls="", marker=m, color="#333333", label=name) for name, m in marker.items()]
     if len(dots) > 60:  # it would be longer than the map
         return [], 1
     return dots, 2 if max(len(d.get_label()) for d in dots) > 22 else 4
@@ -207,7 +202,7 @@ def distances(names: Sequence[str], d_ss: Array) -> bytes:
     # Numbers below, for names of models are long and would cross one another there.
     below = [str(i) if len(names) <= _MAX_NUMBERS else "" for i in range(1, len(names) + 1)]
     ax.set_xticks(range(len(names)), below, fontsize=9.5)
-    ax.set_yticks(range(len(names)), [f"{i}  {_plain(names[row])}" for i, row in enumerate(order, 1)], fontsize=9.5)
+    ax.set_yticks(range(len(names)), [f"{i}  {names[row]}" for i, row in enumerate(order, 1)], fontsize=9.5)
     ax.yaxis.tick_right()
     if len(names) <= 12:
         _numbers(ax, d_ss[np.ix_(order, order)])
@@ -244,7 +239,7 @@ def scores(encoders: Sequence[dict]) -> bytes:
         ax.plot([part["chance"]] * 2, [y - 0.42, y + 0.42], color="#333333", ls="--", lw=1.4)
         ax.text(part["knn"]["acc"], y - 0.2, f"{part['knn']['acc']:.1%}", ha="center", fontsize=10)
     ax.set(xlim=(0, 1), ylim=(len(lines) - 0.4, -0.6), xlabel="k-NN accuracy on held-out questions")
-    ax.set_yticks(range(len(lines)), [f"{_plain(name)}\n{kind}" for name, _, kind in lines])
+    ax.set_yticks(range(len(lines)), [f"{name}\n{kind}" for name, _, kind in lines])
     ax.xaxis.set_major_formatter(matplotlib.ticker.PercentFormatter(1))
     ax.grid(axis="x", color="#e5e5e5")
     ax.set_axisbelow(True)
@@ -268,7 +263,7 @@ def nearest(placed: Sequence[dict]) -> bytes:
         if row["floor"] is not None:
             ax.plot([row["floor"]] * 2, [y - 0.38, y + 0.38], color="#333333", ls="--", lw=1.4)
     ax.set(ylim=(len(lines) - 0.4, -0.6), xlabel="energy distance, 95 % interval; dashed: noise floor")
-    ax.set_yticks(range(len(lines)), [_plain(name) for name, _ in lines])
+    ax.set_yticks(range(len(lines)), [name for name, _ in lines])
     ax.grid(axis="x", color="#e5e5e5")
     ax.set_axisbelow(True)
     ax.spines[["top", "right", "left"]].set_visible(False)

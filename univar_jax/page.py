@@ -92,14 +92,13 @@ def compared(
     files["map.png"] = files["pca.png"]
     if drawn.umap_n2 is not None:
         files["map.png"] = figures.moves(drawn.umap_n2, columns, ("UMAP 1", "UMAP 2"), moves["umap"])
-    mine = {pair["after"] for pair in found["pairs"]}
     more = {
         "sources": len(set(columns["source"])),
         "encoder": found["encoder"],
         "questions": found["questions"],
         "moves": True,
     }
-    html = render("compare.html.j2", found, files, points(drawn, columns, found["seed"], mine), of, more)
+    html = render("compare.html.j2", found, files, points(drawn, columns, found["seed"]), of, more)
     lines = [
         _move_line(pair, value, row)
         for pair in found["pairs"]
