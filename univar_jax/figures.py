@@ -138,7 +138,7 @@ def _window(ax: Axes, arrows: Sequence[dict]) -> None:
     """Shows what is around the arrows: in a whole map most of them would be specks."""
     ends_m2 = np.array([arrow[end] for arrow in arrows for end in ("start", "end")])
     middle, widest = (ends_m2.min(0) + ends_m2.max(0)) / 2, max(max(arrow["ellipse"][:2]) for arrow in arrows)
-    reach = 1.6 * max(float(np.ptp(ends_m2, axis=0).max()) / 2, widest / 2, 1e-6)
+    reach = max(0.6 * (float(np.ptp(ends_m2, axis=0).max()) + widest), 1e-6)
     ax.set(xlim=(middle[0] - reach, middle[0] + reach), ylim=(middle[1] - reach, middle[1] + reach))
 
 
