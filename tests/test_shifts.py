@@ -77,7 +77,7 @@ def test_the_noise_band_holds_repetitions_of_the_same_source(times, effect, of):
         inside.append([lo <= x <= hi for x, (lo, hi) in zip(far[::-1], noise.bands(z_nd, labelled), strict=True)])
     inside = np.array(inside)
     print(f"\n{of}, {times}: shift in its band {share(inside[:, 0])}, energy {share(inside[:, 1])}")
-    assert (inside.mean(0) > 0.91).all() and (inside.mean(0) < 0.985).all()
+    assert (inside.mean(0) > 0.91).all() and (inside.mean(0) < 0.99).all()
 
 
 def test_a_move_that_is_there_leaves_the_band_as_it_is_without():
