@@ -9,7 +9,7 @@ import types
 import numpy as np
 import pytest
 
-from univar_jax import embed, maps, place
+from univar_jax import embed, figures, maps, place
 from univar_jax.cli import UserError
 
 from .conftest import SAMPLE
@@ -149,6 +149,15 @@ def test_what_does_not_go_together_is_refused(planted, tmp_path, meta, settings,
     with pytest.raises(UserError, match=says):
         run(tmp_path, other, planted[1], **settings)
     assert not (tmp_path / "r").exists()
+
+
+def test_in_one_language_mine_have_a_colour_and_a_shape_that_no_other_has():
+    columns = {"source": ["a$eng", "b$eng", "mine$eng"], "model": ["a", "b", "mine"], "lang": ["eng"] * 3}
+    columns = {name: np.array(column, object) for name, column in columns.items()}
+    shade_n, colour, marker = figures.looks(columns, ["mine$eng"])
+    assert shade_n.tolist() == ["a$eng", "b$eng", "mine"] and set(colour) == set(shade_n)
+    assert figures.COLOURS[colour["mine"]] == "#000000" and figures.MARKERS[marker["mine"]] == "*"
+    assert figures.value_map(np.eye(3)[:, :2], columns, ("x", "y"), ["mine$eng"])[:4] == b"\x89PNG"
 
 
 def test_control_alone_is_placed_among_control(planted, tmp_path):

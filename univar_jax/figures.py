@@ -46,8 +46,8 @@ def looks(columns: dict[str, Array], mine: Collection[str] = ()) -> tuple[Array,
       The name behind each row's colour [n], that name's place in COLOURS, and each model's in MARKERS.
     """
     shade_n = columns["lang"] if len(set(columns["lang"])) > 1 else columns["source"]
-    colour = {name: i % len(PALETTE) for i, name in enumerate(sorted(set(shade_n)))}
     own_n = np.isin(columns["source"], list(mine))
+    colour = {name: i % len(PALETTE) for i, name in enumerate(sorted(set(shade_n[~own_n])))}
     if own_n.any():
         shade_n, colour = np.where(own_n, MINE, shade_n), colour | {MINE: len(PALETTE)}
     starred = set(columns["model"][own_n])
