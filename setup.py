@@ -27,6 +27,7 @@ CORE = [
     "transformers>=5.23,<6",  # the encoders' own config classes
 ]
 ANALYZE = ["matplotlib~=3.11", "scikit-learn~=1.9", "scipy~=1.17", "umap-learn~=0.5.12", "numba>=0.68,<0.69"]
+ANALYZE += ["pyyaml~=6.0"]  # compare --bounds: its nodes know their lines, so that a mistake names one
 # Only to check an export against PyTorch. 2.13 is what was tried; PyPI's Linux wheel is the CUDA build, so see
 # launch/quickstart.sh for how to get the CPU's.
 TORCH = ["torch>=2.13,<2.14", "sentence-transformers>=6.2,<6.3"]

@@ -23,12 +23,16 @@ def test_every_picture_is_drawn_without_a_warning(count, persona):
     d_ss = draws.random((count, count))
     interval = {"acc": 0.5, "acc_ci": [0.4, 0.6]}
     encoder = {"encoder": names[0], "knn": interval, "chance": 0.3, "control": None}
+    ends = {"start": np.zeros(2), "end": np.ones(2), "ellipse": (0.2, 0.1, 30.0)}
+    arrows = [{"before": names[0], "after": name} | ends for name in names[1:]]
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         for found in (
             figures.value_map(draws.normal(size=(200, 2)), columns(names), ("UMAP 1", "UMAP 2")),
             figures.distances(names, d_ss + d_ss.T - np.diag(np.diag(d_ss + d_ss.T))),
             figures.scores([encoder]),
+            figures.moves(draws.normal(size=(200, 2)), columns(names), ("UMAP 1", "UMAP 2"), arrows),
+            figures.moves(draws.normal(size=(200, 2)), columns(names), ("UMAP 1", "UMAP 2"), []),
         ):
             assert found.startswith(b"\x89PNG")
 

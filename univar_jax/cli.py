@@ -1,11 +1,12 @@
 """The one way a stage starts: absl flags in, one line and exit code 2 for a user's mistake."""
 
 import contextlib
+import difflib
 import errno
 import re
 import sys
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 from absl import app, flags, logging
 
@@ -81,6 +82,15 @@ def extra(name: str) -> Iterator[None]:
 def one_line(error: Exception) -> str:
     """The first line of an error's text: other people's run over several, ours are one."""
     return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
+def near(word: str, names: Iterable[str]) -> str:
+    """A cure: the names that are spelt nearly so, else the first ones there are."""
+    names = sorted(set(names))
+    found = difflib.get_close_matches(word, names, n=3, cutoff=0.5)
+    if found:
+        return f"did you mean {', '.join(found)}?"
+    return f"there are {', '.join(names[:8])}{' …' if len(names) > 8 else ''}" if names else "there are none"
 
 
 def _exit(error: Exception) -> None:

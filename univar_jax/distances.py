@@ -171,8 +171,14 @@ class Pair:
     unit: str
 
 
-def pair(a: np.ndarray, b: np.ndarray, units: Sequence[resamples.Unit], rank: Sequence[np.ndarray]) -> Pair:
-    """Rows a [n] and b [m] that answer the same questions, at most MAX_ROWS of each.
+def pair(
+    a: np.ndarray,
+    b: np.ndarray,
+    units: Sequence[resamples.Unit],
+    rank: Sequence[np.ndarray],
+    most: int = MAX_ROWS,
+) -> Pair:
+    """Rows a [n] and b [m] that answer the same questions, at most `most` of each.
 
     Args:
       a, b: rows of the two sources.
@@ -186,13 +192,13 @@ def pair(a: np.ndarray, b: np.ndarray, units: Sequence[resamples.Unit], rank: Se
             continue
         counts = [np.bincount(rank_c[cell_n[rows]], minlength=len(rank_c)) for rows in (in_a, in_b)]
         # Whole cells while there is room; of a first cell that is too large, its first rows.
-        last = max(np.searchsorted(np.cumsum(np.maximum(*counts)), MAX_ROWS, side="right"), rank_c[both].min() + 1)
-        in_a, in_b = (rows[rank_c[cell_n[rows]] < last][:MAX_ROWS] for rows in (in_a, in_b))
+        last = max(np.searchsorted(np.cumsum(np.maximum(*counts)), most, side="right"), rank_c[both].min() + 1)
+        in_a, in_b = (rows[rank_c[cell_n[rows]] < last][:most] for rows in (in_a, in_b))
         rows = np.concatenate([in_a, in_b])
         return Pair(rows, len(in_a), cell_n[rows], len(np.intersect1d(cell_n[in_a], cell_n[in_b])), name)
     (_, cell_n), rank_c = units[-1], rank[-1]
     # Nothing is shared: rows of whole groups by the same lot, and whole groups change places.
-    some = [rows[np.argsort(rank_c[cell_n[rows]], kind="stable")[:MAX_ROWS]] for rows in (a, b)]
+    some = [rows[np.argsort(rank_c[cell_n[rows]], kind="stable")[:most]] for rows in (a, b)]
     rows = np.concatenate(some)
     return Pair(rows, len(some[0]), cell_n[rows], 0, "")
 

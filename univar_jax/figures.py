@@ -13,6 +13,7 @@ from matplotlib import patheffects
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
+from matplotlib.patches import Ellipse
 from scipy.cluster import hierarchy
 from scipy.spatial import ConvexHull, QhullError
 
@@ -96,6 +97,49 @@ def value_map(xy_n2: Array, columns: dict[str, Array], axes: tuple[str, str], mi
     if keys:
         figure.legend(handles=keys, loc="outside lower center", ncols=wide, frameon=False, fontsize=10)
     return _png(figure)
+
+
+def moves(xy_n2: Array, columns: dict[str, Array], axes: tuple[str, str], arrows: Sequence[dict]) -> bytes:
+    """The part of a map where arrows go from before's centroid to after's, in what noise alone would make of them.
+
+    Args:
+      xy_n2: float [n, 2].
+      columns: source of each row, [n].
+      axes: what stands at the two axes.
+      arrows: before and after (names), start and end (float [2]), ellipse (two diameters and an angle in degrees).
+    """
+    figure, ax = plt.subplots(figsize=(7, 6.5), layout="constrained")
+    size = float(np.clip(4000 / len(xy_n2), 3, 26))
+    befores, afters = (sorted({arrow[end] for arrow in arrows}) for end in ("before", "after"))
+    tint = {name: PALETTE[i % len(PALETTE)] for i, name in enumerate(afters)}
+    tint |= {name: "#333333" for name in befores if name not in tint}
+    others_n = ~np.isin(columns["source"], list(tint))
+    ax.scatter(*xy_n2[others_n].T, s=size, color="#cccccc", alpha=0.45, linewidths=0)
+    for name, colour in tint.items():
+        ax.scatter(*xy_n2[columns["source"] == name].T, s=size, color=colour, alpha=0.35, linewidths=0)
+    for arrow in arrows:
+        colour, (wide, high, angle) = tint[arrow["after"]], arrow["ellipse"]
+        look = {"fill": False, "ls": "--", "lw": 1.4, "ec": colour, "zorder": 4}
+        ax.add_patch(Ellipse(arrow["start"], wide, high, angle=angle, **look))
+        head = {"arrowstyle": "-|>", "color": colour, "lw": 2.2, "shrinkA": 0, "shrinkB": 0, "mutation_scale": 18}
+        ax.annotate("", arrow["end"], arrow["start"], arrowprops=head, zorder=5)
+        ax.scatter(*arrow["start"], s=50, color=tint[arrow["before"]], edgecolors="white", zorder=6)
+    if arrows:
+        _window(ax, arrows)
+    labels = {(*arrow["end"], arrow["after"]) for arrow in arrows} if len(afters) <= MAX_LABELS else set()
+    labels |= {(*arrow["start"], arrow["before"]) for arrow in arrows} if len(befores) <= MAX_LABELS else set()
+    ax.set(xlabel=axes[0], ylabel=axes[1], xticks=[], yticks=[])
+    ax.spines[:].set_color("#bbbbbb")
+    _label(ax, sorted(labels))
+    return _png(figure)
+
+
+def _window(ax: Axes, arrows: Sequence[dict]) -> None:
+    """Shows what is around the arrows: in a whole map most of them would be specks."""
+    ends_m2 = np.array([arrow[end] for arrow in arrows for end in ("start", "end")])
+    middle, widest = (ends_m2.min(0) + ends_m2.max(0)) / 2, max(max(arrow["ellipse"][:2]) for arrow in arrows)
+    reach = max(0.6 * (float(np.ptp(ends_m2, axis=0).max()) + widest), 1e-6)
+    ax.set(xlim=(middle[0] - reach, middle[0] + reach), ylim=(middle[1] - reach, middle[1] + reach))
 
 
 def hull(xy_n2: Array) -> Array | None:

@@ -22,10 +22,24 @@ from univar_jax import figures, maps, resamples
 # Of distances.csv, after the two sources' names.
 PAIR_COLUMNS = ("rows", "shared", "centroid", "centroid_shared", "centroid_floor", "centroid_p", "centroid_q")
 PAIR_COLUMNS += ("energy", "floor", "p", "q")
+# Of pairs.csv: a line for all questions of a pair, value empty, and one for each value.
+MOVE_COLUMNS = (
+    "before",
+    "after",
+    "value",
+    "shift",
+    "shift_lo",
+    "shift_hi",
+    "noise_lo",
+    "noise_hi",
+    "shift_p",
+    "shift_q",
+)
+MOVE_COLUMNS += ("energy", "p", "q", "shared", "unit", "groups")
 # Points whose text is in the page, and how much of it: 5,000 of 200 letters are a megabyte.
 MAX_TEXTS, TEXT_LETTERS = 5_000, 200
 _COMMON = ("report.js", "report_map.js", "report_reader.js")
-_SCRIPTS = {"report.html.j2": (*_COMMON, "report_heat.js"), "place.html.j2": _COMMON}
+_SCRIPTS = {"report.html.j2": (*_COMMON, "report_heat.js"), "place.html.j2": _COMMON, "compare.html.j2": _COMMON}
 _HERE = pathlib.Path(__file__).parent
 
 Array = np.ndarray
@@ -62,6 +76,43 @@ def report(drawn: maps.Maps, columns: dict[str, Array], metrics: dict) -> dict[s
     }
 
 
+def compared(
+    drawn: maps.Maps, columns: dict[str, Array], moves: dict[str, list[dict]], found: dict
+) -> dict[str, bytes]:
+    """The files of compare's report by name, compare.json the last one.
+
+    Args:
+      drawn: the maps.
+      columns: source, model, lang and text of each row that could be drawn, [n] each.
+      moves: for pca, and for umap where there is one, the arrows, as `figures.moves` takes them.
+      found: what compare.json will hold.
+    """
+    of, columns = len(columns["source"]), drawn_rows(columns, drawn)
+    files = {"pca.png": figures.moves(drawn.pca_n2, columns, _pca_axes(drawn), moves["pca"])}
+    files["map.png"] = files["pca.png"]
+    if drawn.umap_n2 is not None:
+        files["map.png"] = figures.moves(drawn.umap_n2, columns, ("UMAP 1", "UMAP 2"), moves["umap"])
+    more = {
+        "sources": len(set(columns["source"])),
+        "encoder": found["encoder"],
+        "questions": found["questions"],
+        "moves": True,
+    }
+    html = render("compare.html.j2", found, files, points(drawn, columns, found["seed"]), of, more)
+    lines = [
+        _move_line(pair, value, row)
+        for pair in found["pairs"]
+        for value, row in [("", pair), *pair["by_value"].items()]
+    ]
+    return files | {"pairs.csv": table(MOVE_COLUMNS, lines), "report.html": html, "compare.json": written(found)}
+
+
+def _move_line(pair: dict, value: str, row: dict) -> dict:
+    ends = dict(zip(("shift_lo", "shift_hi"), row["shift_ci"] or (None, None), strict=True))
+    ends |= dict(zip(("noise_lo", "noise_hi"), row["noise_band"] or (None, None), strict=True))
+    return row | ends | {"before": pair["before"], "after": pair["after"], "value": value}
+
+
 def written(metrics: dict) -> bytes:
     """A report's JSON file."""
     text = json.dumps(metrics, indent=2, sort_keys=True, allow_nan=False, ensure_ascii=False)
@@ -81,11 +132,14 @@ def pictures(drawn: maps.Maps, columns: dict[str, Array], mine: Collection[str] 
       columns: what `drawn_rows` gave.
       mine: names.
     """
-    pca_axes = tuple(f"main axis {i + 1} ({share:.0%} of the variance)" for i, share in enumerate(drawn.shares))
-    files = {"pca.png": figures.value_map(drawn.pca_n2, columns, pca_axes, mine)}
+    files = {"pca.png": figures.value_map(drawn.pca_n2, columns, _pca_axes(drawn), mine)}
     if drawn.umap_n2 is None:
         return files | {"map.png": files["pca.png"]}
     return files | {"map.png": figures.value_map(drawn.umap_n2, columns, ("UMAP 1", "UMAP 2"), mine)}
+
+
+def _pca_axes(drawn: maps.Maps) -> tuple[str, ...]:
+    return tuple(f"main axis {i + 1} ({share:.0%} of the variance)" for i, share in enumerate(drawn.shares))
 
 
 def render(template: str, metrics: dict, files: dict[str, bytes], drawn: dict, of: int, more: dict) -> bytes:

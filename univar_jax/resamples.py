@@ -17,6 +17,7 @@ FEW_GROUPS = 30
 # One stream of random numbers a purpose, so that none moves when another draws more.
 PROBE, BOOTSTRAP, MAP, BY_COUNT, MATCHED, LENGTHS, LABELS, CONTROL = range(1, 9)
 ROWS, HALVES, EXCHANGED, SUPPORT, MANTEL, QUALITY, TEXTS, PLACED = range(9, 17)
+NOISE, SHIFTED, TOWARD = range(17, 20)
 # Numbers that are drawn at a time: 32 MiB.
 _AT_ONCE = 2**22
 

@@ -39,6 +39,38 @@ def say_placed(m: dict) -> None:
         _line("note", note)
 
 
+def say_compared(m: dict) -> None:
+    """Prints what compare.json says of each pair, and of its values those that moved."""
+    for row in m["pairs"]:
+        _line("pair", f"{row['before']} to {row['after']}")
+        if row["not_enough"]:
+            few = row["not_enough"]
+            _line("", f"not enough: {few['groups']} common question groups, {few['needed_groups']} are needed")
+            continue
+        _line(
+            "shift",
+            f"{row['shift']:.3f} {_ends(row['shift_ci'])}, noise alone {_ends(row['noise_band'])}, {_groups(row)}",
+        )
+        _line("energy", f"{row['energy']:.3f} {_ends(row['energy_ci'])}, p {row['p']:.3f}, q {row['q']:.3f}")
+        if tested := {v: part for v, part in row["by_value"].items() if not part["not_enough"]}:
+            moved = sorted((v for v in tested if tested[v]["q"] < 0.05), key=lambda v: -tested[v]["shift"])
+            told = f": {', '.join(moved[:5])}{' …' if len(moved) > 5 else ''}" if moved else ""
+            _line("values", f"{len(moved)} of {len(tested)} moved (q < .05){told}")
+    for note in m["notes"]:
+        _line("note", note)
+
+
+def say_bounds(rows: list[dict]) -> None:
+    """Prints a line for each bound, those that do not pass first."""
+    for row in sorted(rows, key=lambda row: row["pass"]):
+        what = f"{row['source']}, {row['value'] or 'all questions'}"
+        found = "no figure" if row["distance"] is None else f"{row['distance']:.3f} {_ends(row['ci'])}"
+        if row["needed_groups"]:
+            found += f" of {row['groups']} groups, some {row['needed_groups']:,} are needed"
+        law = f"{row['tier']} {row['limit']:g} ({row['owner']}, {row['date']}: {row['reason']})"
+        _line("pass" if row["pass"] else "FAIL", f"{row['verdict']}: {what}: {found}; {law}")
+
+
 def _line(word: str, text: str) -> None:
     print(f"{word:9} {text}")
 
