@@ -1,0 +1,85 @@
+"""The pictures of graph and values, as PNG; equal input, equal bytes."""
+
+from collections.abc import Sequence
+
+import matplotlib
+import numpy as np
+from matplotlib import patheffects
+from matplotlib import pyplot as plt
+from matplotlib.axes import Axes
+from matplotlib.lines import Line2D
+
+from univar_jax.figures import PALETTE, _plain, _png
+
+# From this share of the resamples on, an edge is drawn in full colour, and an arrow has its head.
+OFTEN = 0.8
+_PALE, _INK = "#9aa3ad", "#1c2127"
+
+Array = np.ndarray
+
+
+def value_graph(metrics: dict) -> bytes:
+    """The reduced graph on a circle: width by how often an edge comes back, a head only on directions that do.
+
+    Args:
+      metrics: graph.json's.
+    """
+    resampled = bool(metrics["bootstrap"]["done"])
+    edges = [edge for edge in metrics["edges"] if edge["reduced"]]
+    order = _circle(metrics["values"], edges)
+    angle = {name: np.pi / 2 - 2 * np.pi * i / len(order) for i, name in enumerate(order)}
+    at = {name: np.array([np.cos(a), np.sin(a)]) for name, a in angle.items()}
+    figure, ax = plt.subplots(figsize=(9, 8.2), layout="constrained")
+    halo = [patheffects.withStroke(linewidth=2.5, foreground="white")]
+    for edge in sorted(edges, key=lambda edge: edge["adjacent"] or 0):
+        _edge(ax, at[edge["from"]], at[edge["to"]], edge, halo)
+    for name, place in at.items():
+        ax.plot(*place, "o", color=_INK, ms=7, zorder=4)
+        side = "left" if place[0] > 0.05 else "right" if place[0] < -0.05 else "center"
+        level = "center" if abs(place[1]) < 0.95 else "bottom" if place[1] > 0 else "top"
+        ax.text(*(place * 1.06), _plain(name), ha=side, va=level, fontsize=11, zorder=5, path_effects=halo)
+    ax.set(xlim=(-1.75, 1.75), ylim=(-1.2, 1.2), aspect="equal")
+    ax.axis("off")
+    figure.legend(handles=_graph_keys(resampled), loc="outside lower center", ncols=1, frameon=False, fontsize=9.5)
+    return _png(figure)
+
+
+def _edge(ax: Axes, start: Array, end: Array, edge: dict, halo: list) -> None:
+    often = edge["adjacent"]
+    if often is None:
+        look = {"lw": 1.2, "color": _PALE, "ls": ":"}
+    else:
+        look = {"lw": 0.5 + 4.5 * often, "color": PALETTE[0] if often >= OFTEN else _PALE, "alpha": 0.85}
+    along = (end - start) / np.linalg.norm(end - start)
+    ax.plot(*zip(start, end, strict=True), zorder=1, solid_capstyle="round", **look)
+    if often is None:
+        return
+    if edge["directed"] and edge["forward"] >= OFTEN:
+        tip = {"arrowstyle": "-|>", "mutation_scale": 22, "lw": 0, "color": look["color"]}
+        ax.annotate("", end - 0.02 * along, end - 0.12 * along, arrowprops=tip, zorder=3)
+    told = f"{100 * often:.0f}" + (f" · {100 * edge['forward']:.0f}" if edge["directed"] else "")
+    # Off the middle, where edges across the circle meet.
+    ax.text(*(start + 0.3 * (end - start)), told, fontsize=8, ha="center", va="center", zorder=3, path_effects=halo)
+
+
+def _graph_keys(resampled: bool) -> list[Line2D]:
+    if not resampled:
+        dotted = "dotted: not resampled; nothing is known of how often it comes back, so no direction is drawn"
+        return [Line2D([], [], color=_PALE, ls=":", lw=1.5, label=dotted)]
+    sure, pale = f"joined in {OFTEN:.0%} of the resamples or more", f"joined in less than {OFTEN:.0%}"
+    told = "numbers: % joined · % with the arrow from that end, by which it has a head or not"
+    keys = [Line2D([], [], color=PALETTE[0], lw=4.5, label=sure), Line2D([], [], color=_PALE, lw=1.8, label=pale)]
+    return [*keys, Line2D([], [], ls="", label=told)]
+
+
+def _circle(values: Sequence[str], edges: Sequence[dict]) -> list[str]:
+    """An order in which joined values stand near one another: each time the one with most edges to the last placed."""
+    joined = {name: set() for name in values}
+    for edge in edges:
+        joined[edge["from"]].add(edge["to"])
+        joined[edge["to"]].add(edge["from"])
+    order = [max(sorted(values), key=lambda name: len(joined[name]))] if values else []
+    while len(order) < len(values):
+        left = sorted(set(values) - set(order))
+        order.append(max(left, key=lambda name: sum(0.7**i for i, o in enumerate(order[::-1]) if o in joined[name])))
+    return order
