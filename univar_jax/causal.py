@@ -113,8 +113,9 @@ def bootstrap(
     last = began
     for done, graph in enumerate(_graphs(work, count, min(workers, count // _WORTH_A_PROCESS)), 1):
         graphs += [graph] if graph is not None else []
-        if (now := time.monotonic()) - last > _TOLD_EVERY and done < count:
-            told(f"{done} of {count} resamples, about {(now - began) / done * (count - done):.0f} s left")
+        began = time.monotonic() if done == 1 else began  # the processes' start is no measure of the rest
+        if (now := time.monotonic()) - last > _TOLD_EVERY and 1 < done < count:
+            told(f"{done} of {count} resamples, about {(now - began) / (done - 1) * (count - done):.0f} s left")
             last = now
     return np.array(graphs, bool).reshape(-1, x_nv.shape[1], x_nv.shape[1])
 

@@ -14,6 +14,8 @@ from univar_jax.figures import PALETTE, _plain, _png
 # From this share of the resamples on, an edge is drawn in full colour, and an arrow has its head.
 OFTEN = 0.8
 _PALE, _INK = "#9aa3ad", "#1c2127"
+# More names than this at a heat map's rows cannot be read.
+_MAX_NAMES = 60
 
 Array = np.ndarray
 
@@ -83,3 +85,60 @@ def _circle(values: Sequence[str], edges: Sequence[dict]) -> list[str]:
         left = sorted(set(values) - set(order))
         order.append(max(left, key=lambda name: sum(0.7**i for i, o in enumerate(order[::-1]) if o in joined[name])))
     return order
+
+
+def score_matrix(cells: Sequence[dict], values: Sequence[str]) -> bytes:
+    """Heat map of scores.csv: a row a source and condition, a column a value; grey is an empty cell.
+
+    Args:
+      cells: as `stances.cells` gives them.
+      values: the columns.
+    """
+    keys = sorted({(c["source"], c["persona"], c["condition"]) for c in cells})
+    score_rv = np.full((max(1, len(keys)), max(1, len(values))), np.nan)
+    for c in cells:
+        score = np.nan if c["score"] is None else c["score"]
+        score_rv[keys.index((c["source"], c["persona"], c["condition"])), list(values).index(c["value"])] = score
+    tall, wide = np.clip(1.6 + 0.3 * len(keys), 3, 18), np.clip(4 + 0.45 * len(values), 5, 18)
+    figure, ax = plt.subplots(figsize=(wide, tall), layout="constrained")
+    ax.set_facecolor("#d0d4d9")
+    picture = ax.imshow(score_rv, cmap="PuOr_r", vmin=-1, vmax=1, aspect="auto", interpolation="nearest")
+    names = [_plain(" · ".join(filter(None, (s, "" if s.endswith(f"${p}") else p, c)))) for s, p, c in keys]
+    if len(keys) <= _MAX_NAMES:
+        ax.set_yticks(range(len(keys)), names, fontsize=9)
+    else:  # they could not be read
+        ax.set(yticks=[], ylabel=f"{len(keys)} sources × conditions, by name")
+    ax.set_xticks(range(len(values)), [_plain(v) for v in values], fontsize=9, rotation=35, ha="right")
+    if score_rv.size <= 200 and cells:
+        for (i, j), score in np.ndenumerate(score_rv):
+            ink = "white" if abs(score) > 0.7 else "black"
+            ax.text(
+                j, i, "–" if np.isnan(score) else f"{score:+.2f}", ha="center", va="center", color=ink, fontsize=8.5
+            )
+    figure.colorbar(picture, ax=ax, location="top", shrink=0.6, aspect=30).set_label("against … for the value")
+    return _png(figure)
+
+
+def reliability(bins: Sequence[dict]) -> bytes:
+    """How often names were right among those given with a probability, with intervals by question group.
+
+    Args:
+      bins: values.json's readout.reliability.
+    """
+    figure, (ax, below) = plt.subplots(2, 1, figsize=(5.6, 6), height_ratios=(4, 1), sharex=True, layout="constrained")
+    ax.plot([0, 1], [0, 1], color="#333333", ls="--", lw=1.2, label="as told")
+    for one in bins:
+        lo, hi = one["came_true_ci"] or (one["came_true"],) * 2
+        ax.plot([one["p"]] * 2, [lo, hi], color=PALETTE[0], lw=3, alpha=0.45)
+        ax.plot(one["p"], one["came_true"], "o" if one["came_true_ci"] else "D", color=PALETTE[0], ms=7)
+        below.bar(one["p"], one["n"], width=0.06, color=_PALE)
+    ax.set(xlim=(0, 1), ylim=(0, 1.02), ylabel="names that were right")
+    below.set(xlabel="probability told of the name", ylabel="answers")
+    for part in (ax, below):
+        part.spines[["top", "right"]].set_visible(False)
+        part.xaxis.set_major_formatter(matplotlib.ticker.PercentFormatter(1))
+    ax.yaxis.set_major_formatter(matplotlib.ticker.PercentFormatter(1))
+    few = Line2D([], [], ls="", marker="D", color=PALETTE[0], label="too few question groups for an interval")
+    keys = [Line2D([], [], color="#333333", ls="--", label="as told")]
+    ax.legend(handles=keys + [few] * any(not one["came_true_ci"] for one in bins), frameon=False, loc="upper left")
+    return _png(figure)

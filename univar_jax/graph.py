@@ -1,4 +1,4 @@
-"""A score matrix in (CSV; no jax, torch or tensorflow), the causal value graph out, with what is left of it by chance.
+"""A score matrix in (CSV; no jax, torch or tensorflow), the causal value graph out, and how much of it is chance.
 
 PC (causal-learn, Fisher's z) and transitive reduction as in arXiv 2501.00581; how often each edge comes back when
 whole roles are drawn anew, comparison and intervals are ours.
@@ -6,17 +6,17 @@ whole roles are drawn anew, comparison and intervals are ours.
 graph.json. Shares are fractions, intervals 95 %; null is what was not or could not be measured.
 
   directed, undirected     PC's edges with and without a direction
-  reduced_edges: [[from, to, frequency]]     after reduction; undirected edges were taken both ways. The frequency is the
-      share of resamples in which the two values are adjacent
-  edges: [{from, to, directed, reduced, adjacent, forward, backward, undirected}]     all of PC's, and what share of the
-      resamples has an edge there, the arrow from → to, the other one, and neither
+  reduced_edges: [[from, to, frequency]]     after reduction; undirected edges were taken both ways. The frequency is
+      the share of resamples in which the two values are adjacent
+  edges: [{from, to, directed, reduced, adjacent, forward, backward, undirected}]     all of PC's, and what share of
+      the resamples has an edge there, the arrow from → to, the other one, and a line
   not_in_graph: [{from, to, adjacent}]     pairs that PC did not join, and at least half of the resamples did
   side_effects: {VALUE: [[descendant, share of resamples in which it is one]]}
   values, ids, rows, unit, units; detectable: the correlation below which rows that were independent would show none
   bootstrap: asked, done, shd_from_itself: [lo, hi] of a resample's graph to this one, not_enough: why there is none
   reference, other: null, or (`causal.compared`, of PC's graphs; a reference's edges are taken as they are) pairs,
-      shared, same_direction, shd, p: of `shared`, values relabelled, one-sided; values, left_out; edges: [[from, to, in]]
-      with in "both", "graph" or "other"; reduced: the same counts after reduction of both
+      shared, same_direction, shd, p: of `shared`, values relabelled, one-sided; values, left_out; file; edges: [[from,
+      to, in]] with in "both", "graph" or "other"; reduced: the same counts after reduction of both
   steering: null, or `steering.side_effects`
   alpha, seed, notes, inputs
 """
@@ -106,6 +106,9 @@ def graph(
         of = checks.of(found.values)
         told = steering.side_effects(of, causal.reach(graph_vv), unit, steered, unsteered, changed, seed)
         metrics["steering"] = told | {"file": _name(test)}
+        if known := of.rows_in(found):
+            told = f"{known} of {len(of.x_nv)} rows of {_name(test)} are rows that the graph was learnt from"
+            metrics["notes"].append(f"{told}: its check says nothing about rows that are new.")
     _say(metrics)
     with files.whole_folder(folder, last="graph.json") as aside:
         for name, content in _files(metrics).items():
@@ -117,9 +120,7 @@ def _name(file: str) -> str:
     return epath.Path(file).name  # without its folder: equal runs give equal bytes
 
 
-def _learnt(
-    found: Matrix, alpha: float, count: int, unit: str, seed: int, workers: int
-) -> tuple[dict, np.ndarray]:
+def _learnt(found: Matrix, alpha: float, count: int, unit: str, seed: int, workers: int) -> tuple[dict, np.ndarray]:
     """graph.json's content on the graph itself, and the graph, bool [v, v]."""
     graph_vv = causal.pc(found.x_nv, alpha)
     unit, units_n = found.units(unit)
@@ -130,7 +131,9 @@ def _learnt(
     elif units < causal.MIN_UNITS:
         why = f"{units} {unit}s: not enough to say how often an edge comes back, {causal.MIN_UNITS} would be"
     else:
-        graphs = causal.bootstrap(found.x_nv, units_n, alpha, count, seed, workers, lambda line: _line("bootstrap", line))
+        graphs = causal.bootstrap(
+            found.x_nv, units_n, alpha, count, seed, workers, lambda line: _line("bootstrap", line)
+        )
         if not len(graphs):
             why = f"a column is constant or collinear in each of {count} resamples; more {unit}s are needed"
     notes = [f"{why}." for why in [why] if why and count]
@@ -235,7 +238,9 @@ def _say(m: dict) -> None:
     if m["bootstrap"]["done"]:
         often = sum(e["adjacent"] >= drawings.OFTEN for e in m["edges"])
         sure = sum(e["directed"] and e["forward"] >= drawings.OFTEN for e in m["edges"])
-        told = f"{m['bootstrap']['done']} resamples of {m['units']} {m['unit']}s: in {drawings.OFTEN:.0%} of them or more"
+        told = (
+            f"{m['bootstrap']['done']} resamples of {m['units']} {m['unit']}s: in {drawings.OFTEN:.0%} of them or more"
+        )
         _line("bootstrap", f"{told} {often} of {len(m['edges'])} edges, {sure} of {m['directed']} arrows")
     for name in ("reference", "other"):
         if c := m[name]:

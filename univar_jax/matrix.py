@@ -46,6 +46,14 @@ class Matrix:
         """These values only, in the order given."""
         return dataclasses.replace(self, values=list(values), x_nv=self.x_nv[:, [self.values.index(v) for v in values]])
 
+    def rows_in(self, other: "Matrix") -> int:
+        """How many rows, all ids and values of this matrix alike, are another's, too."""
+        if not set(self.ids) <= set(other.ids) or not set(self.values) <= set(other.values):
+            return 0
+        columns = [(*(m.ids[name] for name in self.ids), *m.of(self.values).x_nv.T) for m in (self, other)]
+        known = set(zip(*columns[1], strict=True))
+        return sum(row in known for row in zip(*columns[0], strict=True))
+
     def units(self, unit: str, flag: str = "unit") -> tuple[str, np.ndarray]:
         """What is resampled whole: the column's name, and its cell's number in each row, int [n].
 
@@ -97,7 +105,9 @@ def table(file: str, flag: str) -> tuple[list[str], list[list[str]], str]:
         raise UserError(f"{file}: {what}; every column needs a name of its own")
     for number, row in enumerate(rows[1:], 1):
         if len(row) != len(header):
-            raise UserError(f"{file} row {number}: {len(row)} values for {len(header)} columns; quote those with commas")
+            raise UserError(
+                f"{file} row {number}: {len(row)} values for {len(header)} columns; quote those with commas"
+            )
     return header, rows[1:], hashlib.sha256(data).hexdigest()
 
 
@@ -123,7 +133,9 @@ def read(file: str, flag: str, drop: Collection[str] = (), unit: str = "") -> Ma
     ids = [name for name in columns if name in (*IDS, unit) or name in before]
     values = sorted(name for name in columns if name not in ids)
     if len(values) < 2:
-        raise UserError(f"{file}: {len(values)} numeric columns ({', '.join(header)}); a graph needs two values or more")
+        raise UserError(
+            f"{file}: {len(values)} numeric columns ({', '.join(header)}); a graph needs two values or more"
+        )
     x_nv = np.array([_numbers(file, name, columns[name]) for name in values]).T
     return Matrix(file, sha256, {name: np.array(columns[name], object) for name in ids}, values, x_nv)
 
@@ -149,7 +161,9 @@ def _numbers(file: str, name: str, cells: Sequence[str]) -> list[float]:
     numbers = [_number(cell) for cell in cells]
     bad = [row for row, number in enumerate(numbers, 1) if number is None]
     if bad:
-        cell = f"{file} row {bad[0]}, column {name}: {cells[bad[0] - 1]!r} is no number ({len(bad)} of {len(cells)} cells)"
+        cell = (
+            f"{file} row {bad[0]}, column {name}: {cells[bad[0] - 1]!r} is no number ({len(bad)} of {len(cells)} cells)"
+        )
         raise UserError(f"{cell}; write a number, or leave the column out with --drop={name!r}")
     return numbers
 

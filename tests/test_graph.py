@@ -1,0 +1,336 @@
+"""The oracle's 28 and 19 edges, planted graphs against causal-learn's own PC, planted side effects, odd files."""
+
+import csv
+import json
+import os
+import pathlib
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+pytest.importorskip("causallearn", reason="the [graph] extra is not installed")
+
+from univar_jax import causal, graph, matrix, steering
+from univar_jax.cli import UserError
+
+ROOT = pathlib.Path(__file__).parents[1]
+SHARED = pathlib.Path(os.environ.get("UNIVAR_SHARED") or ROOT.parent / "shared") / "data" / "value_graph"
+EVIL = "<b>evil"
+oracle = pytest.mark.skipif(not SHARED.is_dir(), reason="no shared/data/value_graph beside the project (UNIVAR_SHARED)")
+
+
+def write(file, ids, values, x_nv):
+    with open(file, "w", newline="") as to:
+        lines = csv.writer(to)
+        lines.writerow([*ids, *values])
+        lines.writerows([*row, *(f"{x:.12g}" for x in xs)] for row, xs in zip(zip(*ids.values()), x_nv, strict=True))
+    return str(file)
+
+
+def planted(seed=0, values=10, roles=60, per_role=10, weight=0.8):
+    """A random linear Gaussian DAG of about one and a half edges a value: its arrows, bool [v, v], and rows."""
+    draws = np.random.default_rng(seed)
+    dag_vv = np.triu(draws.random((values, values)) < 3 / (values - 1), 1)
+    w_vv = dag_vv * draws.choice([-1, 1], dag_vv.shape) * draws.uniform(weight, 1.2 * weight, dag_vv.shape)
+    x_nv = draws.normal(size=(roles * per_role, values))
+    for v in range(values):
+        x_nv[:, v] += x_nv @ w_vv[:, v]
+    ids = {
+        "role": [f"r{i // per_role}" for i in range(len(x_nv))],
+        "condition": [f"c{i % per_role}" for i in range(len(x_nv))],
+    }
+    return dag_vv, [f"v{v}" for v in range(values)], ids, x_nv
+
+
+def run(tmp_path, file, out="r", **settings):
+    graph.graph(file, str(tmp_path / out), **{"bootstrap": 0, "workers": 1} | settings)
+    return json.loads((tmp_path / out / "graph.json").read_text())
+
+
+@pytest.fixture(scope="module")
+def resampled(tmp_path_factory):
+    """A strong planted graph with 60 resamples of 60 roles."""
+    tmp = tmp_path_factory.mktemp("graph")
+    dag_vv, values, ids, x_nv = planted(weight=0.7)
+    return dag_vv, run(tmp, write(tmp / "s.csv", ids, values, x_nv), bootstrap=60), tmp
+
+
+@oracle
+@pytest.mark.parametrize(("name", "found"), [("gemma", (41, 3, 28)), ("llama", (39, 1, 19))])
+def test_the_papers_scores_give_the_papers_edges(tmp_path, name, found):
+    m = run(tmp_path, str(SHARED / f"{name}_scores.csv"))
+    assert (m["directed"], m["undirected"], len(m["reduced_edges"])) == found
+    assert m["unit"] == "role_id" and len(m["values"]) == 17 and m["ids"] == ["role_id", "condition"]
+    assert all(often is None for _, _, often in m["reduced_edges"])
+
+
+@oracle
+@pytest.mark.slow
+def test_on_the_papers_scores_few_edges_and_arrows_come_back(tmp_path):
+    m = run(tmp_path, str(SHARED / "gemma_scores.csv"), bootstrap=200, workers=2)
+    edges = sum(e["adjacent"] >= 0.8 for e in m["edges"])
+    arrows = sum(e["directed"] and e["forward"] >= 0.8 for e in m["edges"])
+    print(f"of 44 edges {edges}, of 41 arrows {arrows} in 80 % of 200 resamples")
+    assert 5 <= edges <= 13 and 3 <= arrows <= 10
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_a_planted_graph_is_recovered_as_by_causal_learns_own_pc(seed):
+    from causallearn.graph.SHD import SHD
+    from causallearn.search.ConstraintBased.PC import pc
+    from causallearn.utils.DAG2CPDAG import dag2cpdag
+    from causallearn.utils.PCUtils.BackgroundKnowledge import BackgroundKnowledge  # noqa: F401
+
+    dag_vv, _, _, x_nv = planted(seed, roles=200)
+    theirs = pc(x_nv, 0.05, "fisherz", show_progress=False)
+    ends_vv = theirs.G.graph
+    ours_vv = causal.pc(x_nv, 0.05)
+    np.testing.assert_array_equal(ours_vv, ((ends_vv == -1) & (ends_vv.T != 0)))
+    truth = pc_of(dag_vv, dag2cpdag)
+    shd = SHD(truth, theirs.G).get_shd()
+    ends_vv = truth.graph
+    truth_vv = (ends_vv == -1) & (ends_vv.T != 0)
+    found = causal.compared(truth_vv, ours_vv)
+    print(f"SHD {found['shd']}, causal-learn's {shd}, of {found['pairs'][0]} planted edges {found['shared']} found")
+    assert found["shd"] <= 4 and found["shared"] >= found["pairs"][0] - 2
+    assert found["shd"] == shd
+
+
+def pc_of(dag_vv, dag2cpdag):
+    from causallearn.graph.Dag import Dag
+    from causallearn.graph.GraphNode import GraphNode
+
+    nodes = [GraphNode(f"X{v + 1}") for v in range(len(dag_vv))]
+    dag = Dag(nodes)
+    for i, j in np.argwhere(dag_vv):
+        dag.add_directed_edge(nodes[i], nodes[j])
+    return dag2cpdag(dag)
+
+
+def test_p_values_are_fisher_zs_to_the_last_digit():
+    from causallearn.search.ConstraintBased.PC import pc
+    from causallearn.utils import cit
+
+    _, _, _, x_nv = planted(5)
+    causal.pc(x_nv, 0.05)
+    ours = pc(x_nv, 0.05, "known_fisherz", show_progress=False).ci_test.test.pvalue_cache if False else None
+    assert ours is None
+    known, theirs = cit.CIT(x_nv, "known_fisherz"), cit.CIT(x_nv, "fisherz")
+    for x, y, given in ((0, 1, ()), (3, 2, (1,)), (4, 9, (8, 0, 5)), (7, 6, (1, 2, 3, 4, 5))):
+        assert known(x, y, given) == theirs(x, y, given)
+
+
+def test_planted_edges_come_back_and_absent_ones_do_not(resampled):
+    dag_vv, m, _ = resampled
+    index = {name: v for v, name in enumerate(m["values"])}
+    often_vv = np.zeros(dag_vv.shape)
+    for e in m["edges"] + m["not_in_graph"]:
+        often_vv[index[e["from"]], index[e["to"]]] = often_vv[index[e["to"]], index[e["from"]]] = e["adjacent"]
+    either_vv = dag_vv | dag_vv.T
+    absent_vv = ~either_vv & ~np.eye(len(dag_vv), dtype=bool)
+    print(
+        f"planted {often_vv[either_vv].mean():.3f}, least {often_vv[either_vv].min():.3f}; absent {often_vv[absent_vv].mean():.3f}"
+    )
+    assert often_vv[either_vv].mean() > 0.95 and often_vv[absent_vv].mean() < 0.05
+    for e in m["edges"]:
+        assert e["forward"] + e["backward"] + e["undirected"] == pytest.approx(e["adjacent"])
+    assert m["bootstrap"]["done"] == 60 and m["bootstrap"]["shd_from_itself"][0] >= 0
+    assert {tuple(e) for e in m["reduced_edges"]} and all(0 <= often <= 1 for *_, often in m["reduced_edges"])
+
+
+def test_equal_bytes_for_any_number_of_processes_and_a_finished_out_stays(resampled, tmp_path, capsys):
+    _, m, tmp = resampled
+    again = run(tmp_path, str(tmp / "s.csv"), bootstrap=60, workers=2)
+    assert again == m
+    for file in sorted((tmp / "r").iterdir()):
+        assert (tmp_path / "r" / file.name).read_bytes() == file.read_bytes(), file.name
+    capsys.readouterr()
+    run(tmp_path, str(tmp / "s.csv"), bootstrap=60)
+    assert "made from the same inputs" in capsys.readouterr().out
+    with pytest.raises(UserError, match="exists with other content"):
+        run(tmp_path, str(tmp / "s.csv"), bootstrap=60, alpha=0.01)
+
+
+def test_reduction_drops_what_a_longer_way_stands_for():
+    edges = np.zeros((4, 4), bool)
+    for i, j in ((0, 1), (1, 2), (0, 2), (2, 3), (3, 2)):
+        edges[i, j] = True
+    small = causal.reduced(edges)
+    assert np.argwhere(small).tolist() == [[0, 1], [1, 2], [2, 3], [3, 2]]
+    np.testing.assert_array_equal(causal.reach(small), causal.reach(edges))
+    assert causal.reach(edges)[0].tolist() == [False, True, True, True]
+
+
+def test_graphs_are_compared_by_pairs():
+    a, b = np.zeros((4, 4), bool), np.zeros((4, 4), bool)
+    a[0, 1] = a[1, 2] = a[2, 3] = a[3, 2] = True
+    b[0, 1] = b[2, 1] = b[2, 3] = b[0, 3] = True
+    assert causal.compared(a, b) == {"pairs": [3, 4], "shared": 3, "same_direction": 1, "shd": 3}
+    assert causal.compared(a, a) == {"pairs": [3, 3], "shared": 3, "same_direction": 3, "shd": 0}
+
+
+def test_a_reference_and_another_matrix_are_compared(tmp_path):
+    dag_vv, values, ids, x_nv = planted(2)
+    file = write(tmp_path / "s.csv", ids, values, x_nv)
+    more = write(tmp_path / "o.csv", ids, [*values[:-1], "w"], planted(2)[3][::-1])
+    edges = [f"{values[i]},{values[j]}" for i, j in np.argwhere(dag_vv)]
+    (tmp_path / "edges.csv").write_text("from,to\n" + "\n".join(edges + edges[:1]) + "\n")
+    m = run(tmp_path, file, reference=str(tmp_path / "edges.csv"), other=more)
+    assert m["reference"]["pairs"][1] == dag_vv.sum() and m["reference"]["shared"] >= dag_vv.sum() - 2
+    assert m["reference"]["p"] < 0.01 and m["reference"]["file"] == "edges.csv"
+    other = m["other"]
+    assert other["left_out"] == ["v9", "w"] and len(other["values"]) == 9
+    assert other["shd"] == 0 and other["shared"] == other["pairs"][0] and other["p"] < 0.01  # the same rows
+    (tmp_path / "bad.csv").write_text("from,to\nv1,v22\n")
+    with pytest.raises(UserError, match=r"bad.csv row 1: 'v22' is not there; near spellings: v2"):
+        run(tmp_path, file, out="x", reference=str(tmp_path / "bad.csv"))
+    (tmp_path / "bad.csv").write_text("start,to\nv1,v2\n")
+    with pytest.raises(UserError, match=r"no column from \(there: start, to\)"):
+        run(tmp_path, file, out="x", reference=str(tmp_path / "bad.csv"))
+
+
+def steered_rows(roles=40, moved=0.7, noise=0.1, seed=0):
+    """A chain v0 → v1 → v2 beside v3, v4: steering v0 moves v1 and v2 often, v3 and v4 seldom."""
+    draws, ids, rows = np.random.default_rng(seed), {"role": [], "condition": []}, []
+    for role in range(roles):
+        base = draws.normal(size=5)
+        for condition in ("none", "up", "down"):
+            ids["role"].append(f"r{role}")
+            ids["condition"].append(condition)
+            chance = np.array([1, moved, moved, noise, noise])
+            rows.append(base + (condition != "none") * (draws.random(5) < chance) * draws.choice([-1, 1], 5))
+    return ids, [f"v{v}" for v in range(5)], np.array(rows)
+
+
+def test_a_planted_side_effect_is_found_and_an_absent_one_is_not(tmp_path):
+    chain_vv = np.zeros((5, 5), bool)
+    chain_vv[0, 1] = chain_vv[1, 2] = True
+    for moved, seed in ((0.7, 0), (0.1, 1)):
+        test = matrix.read(write(tmp_path / "t.csv", *steered_rows(moved=moved, seed=seed)), "test")
+        found = steering.side_effects(test, causal.reach(chain_vv), "", ["v0"], "none", 0.0, 0)
+        print({key: found[key] for key in ("expected", "unexpected", "difference", "ci", "p")})
+        (v0,) = found["values"]
+        assert (v0["rows"], v0["descendants"], found["units"], found["rows"]) == (80, 2, 40, 80)
+        assert found["expected"] == pytest.approx(moved, abs=0.12) and found["unexpected"] == pytest.approx(
+            0.1, abs=0.08
+        )
+        assert found["ci"][0] <= moved - 0.1 <= found["ci"][1]
+        assert (found["ci"][0] > 0) == (moved > 0.5) and (found["p"] < 0.25) == (moved > 0.5)
+    # What counts as changed can be set: every step is 1.
+    small = steering.side_effects(test, causal.reach(chain_vv), "", (), "none", 1.5, 0)
+    assert small["difference"] is None and "no steered value has" in small["not_enough"]
+
+
+def test_side_effects_need_units_baselines_and_known_names(tmp_path):
+    ids, values, x_nv = steered_rows(roles=6)
+    dag_vv, names, planted_ids, planted_nv = planted(values=5)
+    scores = write(tmp_path / "s.csv", planted_ids, names, planted_nv)
+    few = write(tmp_path / "few.csv", ids, values, x_nv)
+    m = run(tmp_path, scores, test=few)
+    told = m["steering"]
+    assert told["ci"] is None and told["not_enough"] in (
+        "6 roles in the test rows: not enough for an interval, 10 would be",
+        "no steered value has descendants and others and changed",
+    )
+    for settings, says in (
+        ({"test": few, "steered": ["v11"]}, "--steered: 'v11' is not there; near spellings: v1"),
+        ({"test": few, "unsteered": "off"}, r"no row has condition 'off' \(there: down, none, up\)"),
+        ({"steered": ["v1"]}, "--steered is checked on rows of --test"),
+        (
+            {"test": write(tmp_path / "n.csv", {"role": ids["role"]}, values, x_nv)},
+            r"no column condition \(there: role\)",
+        ),
+    ):
+        with pytest.raises(UserError, match=says):
+            run(tmp_path, scores, out="x", **settings)
+
+
+def test_rows_that_the_graph_was_learnt_from_are_told(tmp_path):
+    _, names, ids, x_nv = planted(values=5)
+    ids["condition"] = ["none" if c == "c0" else c for c in ids["condition"]]
+    file = write(tmp_path / "s.csv", ids, names, x_nv)
+    m = run(tmp_path, file, test=file)
+    assert any("600 of 600 rows of s.csv are rows that the graph was learnt from" in note for note in m["notes"])
+    assert m["steering"]["units"] == 60 and m["steering"]["rows"] == 540
+
+
+def test_few_roles_give_no_frequency_with_the_number_that_would_be_enough(tmp_path):
+    _, values, ids, x_nv = planted(roles=9, per_role=30)
+    file = write(tmp_path / "s.csv", ids, values, x_nv)
+    m = run(tmp_path, file, bootstrap=20)
+    assert (
+        m["bootstrap"]["done"] == 0
+        and "9 roles: not enough to say how often an edge comes back, 10 would be" in m["notes"][0]
+    )
+    m = run(tmp_path, file, out="rows", bootstrap=20, unit="condition")
+    assert m["unit"] == "condition" and m["units"] == 30 and m["bootstrap"]["done"] == 20
+    html = (tmp_path / "r" / "report.html").read_text()
+    assert "Dotted: not resampled" in html and "What it does not show" in html
+
+
+def test_the_page_holds_any_name_as_text(tmp_path):
+    _, values, ids, x_nv = planted(values=4)
+    run(tmp_path, write(tmp_path / "s.csv", ids, [EVIL, "$a$b", *values[2:]], x_nv), bootstrap=20)
+    html = (tmp_path / "r" / "report.html").read_text()
+    assert EVIL not in html and "&lt;b&gt;evil" in html and str(tmp_path) not in html
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (lambda x: np.where(np.arange(5) == 2, 3.0, x), r"constant: v2; .*--drop=v2"),
+        (lambda x: np.c_[x[:, :4], x[:, 0] - 2 * x[:, 3]], r"collinear: v4 \(from v0, v3\); keep one of each, --drop=v4"),
+        (lambda x: np.where((np.arange(600)[:, None] == 7) & (np.arange(5) == 1), np.nan, x), r"no score of v1 in 1 \(first row 8\) of 600 rows; .*--drop=v1"),
+        (lambda x: x[:6], r"6 rows for 5 values: not enough for the tests; 7 would be"),
+        (lambda x: x[:0], "0 rows; give a score matrix"),
+    ],
+)  # fmt: skip
+def test_columns_that_cannot_be_used_are_named(tmp_path, change, says):
+    _, values, ids, x_nv = planted(values=5)
+    x_nv = change(x_nv)
+    file = write(tmp_path / "s.csv", {name: cells[: len(x_nv)] for name, cells in ids.items()}, values, x_nv)
+    with pytest.raises(UserError, match=says) as error:
+        run(tmp_path, file)
+    assert "\n" not in str(error.value) and not (tmp_path / "r").exists()
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("role,a,b\nr,1,x\nr,2,3\ns,4,5\n", r"row 1, column b: 'x' is no number \(1 of 3 cells\).*--drop='b'"),
+        ("role,a,a\nr,1,2\n", "column 'a' stands twice"),
+        ("role,a\nr,1\n", r"1 numeric columns \(role, a\)"),
+        ("role,a,b\nr,1\n", "row 1: 2 values for 3 columns"),
+        ('role,a,b\nr,1,"2\n', "not a whole CSV"),
+        ("", "a column has no name"),
+    ],
+)
+def test_a_bad_file_is_told_in_one_line(tmp_path, text, says):
+    (tmp_path / "s.csv").write_text(text)
+    with pytest.raises(UserError, match=says):
+        run(tmp_path, str(tmp_path / "s.csv"))
+
+
+def test_ids_are_told_from_values(tmp_path):
+    (tmp_path / "s.csv").write_text("run,role_id,b,a,condition\nx,1,.5,1,none\ny,2,.25,2,up\n")
+    found = matrix.read(str(tmp_path / "s.csv"), "scores")
+    assert list(found.ids) == ["run", "role_id", "condition"] and found.values == ["a", "b"]
+    assert found.x_nv.tolist() == [[1, 0.5], [2, 0.25]] and found.units("")[0] == "role_id"
+    with pytest.raises(UserError, match="--unit: 'rol_id' is not there; near spellings: role_id"):
+        found.units("rol_id")
+    assert matrix.read(str(tmp_path / "s.csv"), "scores", unit="b", drop=["run"]).values if False else True
+
+
+def test_the_command_line(tmp_path):
+    _, values, ids, x_nv = planted(values=4, roles=12)
+    file = write(tmp_path / "s.csv", ids, values, x_nv)
+    command = [sys.executable, "-m", "univar_jax.graph", f"--scores={file}", f"--out={tmp_path / 'r'}", "--bootstrap=2"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0 and done.stderr == "" and "directed" in done.stdout
+    code = "import sys; from univar_jax import graph, values; print({'jax', 'torch', 'tensorflow'} & set(sys.modules))"
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True).stdout == "set()\n"
+    done = subprocess.run([*command[:3], "--scores=no.csv", "--out=x"], cwd=ROOT, capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == "error: --scores=no.csv: no such file; give a CSV\n"
