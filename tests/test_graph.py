@@ -25,15 +25,16 @@ def write(file, ids, values, x_nv):
     with open(file, "w", newline="") as to:
         lines = csv.writer(to)
         lines.writerow([*ids, *values])
-        lines.writerows([*row, *(f"{x:.12g}" for x in xs)] for row, xs in zip(zip(*ids.values()), x_nv, strict=True))
+        cells = zip(zip(*ids.values(), strict=True), x_nv, strict=True)
+        lines.writerows([*row, *(f"{x:.12g}" for x in xs)] for row, xs in cells)
     return str(file)
 
 
 def planted(seed=0, values=10, roles=60, per_role=10, weight=0.8):
-    """A random linear Gaussian DAG of about one and a half edges a value: its arrows, bool [v, v], and rows."""
+    """A random linear Gaussian DAG of about one edge a value: its arrows, bool [v, v], and rows."""
     draws = np.random.default_rng(seed)
-    dag_vv = np.triu(draws.random((values, values)) < 3 / (values - 1), 1)
-    w_vv = dag_vv * draws.choice([-1, 1], dag_vv.shape) * draws.uniform(weight, 1.2 * weight, dag_vv.shape)
+    dag_vv = np.triu(draws.random((values, values)) < 2 / (values - 1), 1)
+    w_vv = dag_vv * draws.uniform(weight, 1.2 * weight, dag_vv.shape)  # of one sign: no two ways cancel
     x_nv = draws.normal(size=(roles * per_role, values))
     for v in range(values):
         x_nv[:, v] += x_nv @ w_vv[:, v]
@@ -53,7 +54,7 @@ def run(tmp_path, file, out="r", **settings):
 def resampled(tmp_path_factory):
     """A strong planted graph with 60 resamples of 60 roles."""
     tmp = tmp_path_factory.mktemp("graph")
-    dag_vv, values, ids, x_nv = planted(weight=0.7)
+    dag_vv, values, ids, x_nv = planted(1, weight=0.7)
     return dag_vv, run(tmp, write(tmp / "s.csv", ids, values, x_nv), bootstrap=60), tmp
 
 
@@ -81,7 +82,6 @@ def test_a_planted_graph_is_recovered_as_by_causal_learns_own_pc(seed):
     from causallearn.graph.SHD import SHD
     from causallearn.search.ConstraintBased.PC import pc
     from causallearn.utils.DAG2CPDAG import dag2cpdag
-    from causallearn.utils.PCUtils.BackgroundKnowledge import BackgroundKnowledge  # noqa: F401
 
     dag_vv, _, _, x_nv = planted(seed, roles=200)
     theirs = pc(x_nv, 0.05, "fisherz", show_progress=False)
@@ -94,8 +94,7 @@ def test_a_planted_graph_is_recovered_as_by_causal_learns_own_pc(seed):
     truth_vv = (ends_vv == -1) & (ends_vv.T != 0)
     found = causal.compared(truth_vv, ours_vv)
     print(f"SHD {found['shd']}, causal-learn's {shd}, of {found['pairs'][0]} planted edges {found['shared']} found")
-    assert found["shd"] <= 4 and found["shared"] >= found["pairs"][0] - 2
-    assert found["shd"] == shd
+    assert found["shd"] == shd <= 3 and found["shared"] >= found["pairs"][0] - 1
 
 
 def pc_of(dag_vv, dag2cpdag):
@@ -110,13 +109,10 @@ def pc_of(dag_vv, dag2cpdag):
 
 
 def test_p_values_are_fisher_zs_to_the_last_digit():
-    from causallearn.search.ConstraintBased.PC import pc
     from causallearn.utils import cit
 
     _, _, _, x_nv = planted(5)
-    causal.pc(x_nv, 0.05)
-    ours = pc(x_nv, 0.05, "known_fisherz", show_progress=False).ci_test.test.pvalue_cache if False else None
-    assert ours is None
+    causal.pc(x_nv, 0.05)  # makes the name known
     known, theirs = cit.CIT(x_nv, "known_fisherz"), cit.CIT(x_nv, "fisherz")
     for x, y, given in ((0, 1, ()), (3, 2, (1,)), (4, 9, (8, 0, 5)), (7, 6, (1, 2, 3, 4, 5))):
         assert known(x, y, given) == theirs(x, y, given)
@@ -130,10 +126,9 @@ def test_planted_edges_come_back_and_absent_ones_do_not(resampled):
         often_vv[index[e["from"]], index[e["to"]]] = often_vv[index[e["to"]], index[e["from"]]] = e["adjacent"]
     either_vv = dag_vv | dag_vv.T
     absent_vv = ~either_vv & ~np.eye(len(dag_vv), dtype=bool)
-    print(
-        f"planted {often_vv[either_vv].mean():.3f}, least {often_vv[either_vv].min():.3f}; absent {often_vv[absent_vv].mean():.3f}"
-    )
-    assert often_vv[either_vv].mean() > 0.95 and often_vv[absent_vv].mean() < 0.05
+    planted_e, absent_e = often_vv[either_vv], often_vv[absent_vv]
+    print(f"planted {planted_e.mean():.3f}, least {planted_e.min():.3f}; absent {absent_e.mean():.3f}")
+    assert planted_e.mean() > 0.95 and planted_e.min() > 0.8 and absent_e.mean() < 0.05
     for e in m["edges"]:
         assert e["forward"] + e["backward"] + e["undirected"] == pytest.approx(e["adjacent"])
     assert m["bootstrap"]["done"] == 60 and m["bootstrap"]["shd_from_itself"][0] >= 0
@@ -172,13 +167,13 @@ def test_graphs_are_compared_by_pairs():
 
 
 def test_a_reference_and_another_matrix_are_compared(tmp_path):
-    dag_vv, values, ids, x_nv = planted(2)
+    dag_vv, values, ids, x_nv = planted(1)
     file = write(tmp_path / "s.csv", ids, values, x_nv)
-    more = write(tmp_path / "o.csv", ids, [*values[:-1], "w"], planted(2)[3][::-1])
+    more = write(tmp_path / "o.csv", ids, [*values[:-1], "w"], planted(1)[3][::-1])
     edges = [f"{values[i]},{values[j]}" for i, j in np.argwhere(dag_vv)]
     (tmp_path / "edges.csv").write_text("from,to\n" + "\n".join(edges + edges[:1]) + "\n")
     m = run(tmp_path, file, reference=str(tmp_path / "edges.csv"), other=more)
-    assert m["reference"]["pairs"][1] == dag_vv.sum() and m["reference"]["shared"] >= dag_vv.sum() - 2
+    assert m["reference"]["pairs"][1] == dag_vv.sum() and m["reference"]["shared"] >= dag_vv.sum() - 1
     assert m["reference"]["p"] < 0.01 and m["reference"]["file"] == "edges.csv"
     other = m["other"]
     assert other["left_out"] == ["v9", "w"] and len(other["values"]) == 9
@@ -225,7 +220,7 @@ def test_a_planted_side_effect_is_found_and_an_absent_one_is_not(tmp_path):
 
 def test_side_effects_need_units_baselines_and_known_names(tmp_path):
     ids, values, x_nv = steered_rows(roles=6)
-    dag_vv, names, planted_ids, planted_nv = planted(values=5)
+    _, names, planted_ids, planted_nv = planted(values=5)
     scores = write(tmp_path / "s.csv", planted_ids, names, planted_nv)
     few = write(tmp_path / "few.csv", ids, values, x_nv)
     m = run(tmp_path, scores, test=few)
@@ -281,12 +276,15 @@ def test_the_page_holds_any_name_as_text(tmp_path):
     ("change", "says"),
     [
         (lambda x: np.where(np.arange(5) == 2, 3.0, x), r"constant: v2; .*--drop=v2"),
-        (lambda x: np.c_[x[:, :4], x[:, 0] - 2 * x[:, 3]], r"collinear: v4 \(from v0, v3\); keep one of each, --drop=v4"),
-        (lambda x: np.where((np.arange(600)[:, None] == 7) & (np.arange(5) == 1), np.nan, x), r"no score of v1 in 1 \(first row 8\) of 600 rows; .*--drop=v1"),
+        (lambda x: np.c_[x[:, :4], x[:, 0] - 2 * x[:, 3]], r"collinear: v4 \(from v0, v3\); keep one of each, --drop"),
+        (
+            lambda x: np.where(np.arange(3000).reshape(600, 5) == 36, np.nan, x),
+            r"no score of v1 in 1 \(first row 8\) of",
+        ),
         (lambda x: x[:6], r"6 rows for 5 values: not enough for the tests; 7 would be"),
         (lambda x: x[:0], "0 rows; give a score matrix"),
     ],
-)  # fmt: skip
+)
 def test_columns_that_cannot_be_used_are_named(tmp_path, change, says):
     _, values, ids, x_nv = planted(values=5)
     x_nv = change(x_nv)
@@ -320,7 +318,6 @@ def test_ids_are_told_from_values(tmp_path):
     assert found.x_nv.tolist() == [[1, 0.5], [2, 0.25]] and found.units("")[0] == "role_id"
     with pytest.raises(UserError, match="--unit: 'rol_id' is not there; near spellings: role_id"):
         found.units("rol_id")
-    assert matrix.read(str(tmp_path / "s.csv"), "scores", unit="b", drop=["run"]).values if False else True
 
 
 def test_the_command_line(tmp_path):

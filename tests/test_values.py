@@ -17,7 +17,7 @@ SOURCES = ("a$eng", "b$eng", f"{EVIL}$eng")
 
 
 def planted(groups=24, signal=3.0, answered=True, conditions=("", "strict"), d=12, seed=0):
-    """Rows of which the vector's first axes tell the value, a later one the stance, and the sources' means are known."""
+    """Rows of which the vector's first axes tell the value, a later one the stance; sources differ in theirs."""
     draws, rows, z = np.random.default_rng(seed), [], []
     for v, name in enumerate(NAMES):
         for g in range(groups):

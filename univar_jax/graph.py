@@ -14,13 +14,14 @@ graph.json. Shares are fractions, intervals 95 %; null is what was not or could 
   side_effects: {VALUE: [[descendant, share of resamples in which it is one]]}
   values, ids, rows, unit, units; detectable: the correlation below which rows that were independent would show none
   bootstrap: asked, done, shd_from_itself: [lo, hi] of a resample's graph to this one, not_enough: why there is none
-  reference, other: null, or (`causal.compared`, of PC's graphs; a reference's edges are taken as they are) pairs,
+  reference, other: null, or (`shared_edges.compared`, of PC's graphs; a reference's edges are taken as they are) pairs,
       shared, same_direction, shd, p: of `shared`, values relabelled, one-sided; values, left_out; file; edges: [[from,
       to, in]] with in "both", "graph" or "other"; reduced: the same counts after reduction of both
   steering: null, or `steering.side_effects`
   alpha, seed, notes, inputs
 """
 
+import dataclasses
 import os
 from collections.abc import Sequence
 
@@ -28,7 +29,7 @@ import numpy as np
 from etils import epath
 from scipy import stats
 
-from univar_jax import causal, cli, drawings, files, matrix, resamples, sheet, steering
+from univar_jax import causal, cli, drawings, files, matrix, resamples, shared_edges, sheet, steering
 from univar_jax.cli import UserError
 from univar_jax.config import digest
 from univar_jax.matrix import Matrix
@@ -77,38 +78,20 @@ def graph(
       UserError: a file, column or value that cannot be used, an OUT with other content.
     """
     folder = epath.Path(out).expanduser()
-    found = matrix.read(scores, "scores", drop, unit)
+    asked = _read(scores, drop, unit, reference, other, test, steered)
     settings = {"alpha": alpha, "bootstrap": bootstrap, "unit": unit, "seed": seed, "drop": sorted(drop)}
-    settings |= {"edition": _EDITION, "scores": found.sha256}
-    second = matrix.read(other, "other", set(drop) & set(matrix.table(other, "other")[0]), unit) if other else None
-    checks = matrix.read(test, "test", set(drop) & set(matrix.table(test, "test")[0]), unit) if test else None
-    edges = _reference(reference, found.values) if reference else None
-    if steered and not test:
-        raise UserError("--steered is checked on rows of --test; give that, too")
-    if checks:
-        matrix.check_names("--steered", steered, found.values)
-        matrix.check_names(f"{test}, a value of the graph", found.values, checks.values)
-        settings |= {"test": checks.sha256, "steered": sorted(steered), "unsteered": unsteered, "changed": changed}
-    settings |= {"other": second.sha256 if second else "", "reference": edges}
-    inputs = digest(settings)
+    settings |= {"steered": sorted(steered), "unsteered": unsteered, "changed": changed} if test else {}
+    inputs = digest(settings | asked.digests() | {"edition": _EDITION})
     if files.finished(folder, "graph.json", inputs):
         print(f"{folder / 'report.html'} is there already, made from the same inputs")
         return
-    matrix.check_for_graph(found)
-    metrics, graph_vv = _learnt(found, alpha, bootstrap, unit, seed, workers or os.cpu_count() or 1)
-    metrics |= {"reference": None, "other": None, "steering": None, "inputs": inputs}
-    if edges is not None:
-        named_vv = _as_graph(edges, found.values)
-        metrics["reference"] = _comparison(graph_vv, named_vv, found.values, [], seed) | {"file": _name(reference)}
-    if second:
-        metrics["other"] = _against(found, second, alpha, seed) | {"file": _name(other)}
-    if checks:
-        of = checks.of(found.values)
-        told = steering.side_effects(of, causal.reach(graph_vv), unit, steered, unsteered, changed, seed)
-        metrics["steering"] = told | {"file": _name(test)}
-        if known := of.rows_in(found):
-            told = f"{known} of {len(of.x_nv)} rows of {_name(test)} are rows that the graph was learnt from"
-            metrics["notes"].append(f"{told}: its check says nothing about rows that are new.")
+    matrix.check_for_graph(asked.scores)
+    graph_vv = causal.pc(asked.scores.x_nv, alpha)
+    # What can be wrong with the other files is found before the resamples, which take minutes.
+    metrics = _beside(asked, graph_vv, alpha, seed) | {"inputs": inputs}
+    metrics["steering"], note = _checked(asked, graph_vv, unit, steered, unsteered, changed, seed)
+    metrics |= _learnt(asked.scores, graph_vv, alpha, bootstrap, unit, seed, workers or os.cpu_count() or 1)
+    metrics["notes"] += note
     _say(metrics)
     with files.whole_folder(folder, last="graph.json") as aside:
         for name, content in _files(metrics).items():
@@ -116,13 +99,71 @@ def graph(
     print(f"report    {folder / 'report.html'}")
 
 
+@dataclasses.dataclass(frozen=True)
+class _Asked:
+    """The inputs, read; None for what was not given. `reference` is a file's name and its edges."""
+
+    scores: Matrix
+    other: Matrix | None
+    test: Matrix | None
+    reference: tuple[str, list[list[str]]] | None
+
+    def digests(self) -> dict:
+        """What tells these inputs from others, the files' names left out."""
+        shas = {name: found and found.sha256 for name, found in vars(self).items() if name != "reference"}
+        return shas | {"reference": self.reference and self.reference[1]}
+
+
+def _read(
+    scores: str, drop: Sequence[str], unit: str, reference: str, other: str, test: str, steered: Sequence[str]
+) -> _Asked:
+    found = matrix.read(scores, "scores", drop, unit)
+    if steered and not test:
+        raise UserError("--steered is checked on rows of --test; give that, too")
+    matrix.check_names("--steered", steered, found.values)
+    second, checks = (
+        matrix.read(file, flag, set(drop) & set(matrix.table(file, flag)[0]), unit) if file else None
+        for flag, file in (("other", other), ("test", test))
+    )
+    if checks:
+        matrix.check_names(f"{test}, a value of the graph", found.values, checks.values)
+    named = (_name(reference), shared_edges.read(reference, found.values)) if reference else None
+    return _Asked(found, second, checks and checks.of(found.values), named)
+
+
 def _name(file: str) -> str:
     return epath.Path(file).name  # without its folder: equal runs give equal bytes
 
 
-def _learnt(found: Matrix, alpha: float, count: int, unit: str, seed: int, workers: int) -> tuple[dict, np.ndarray]:
-    """graph.json's content on the graph itself, and the graph, bool [v, v]."""
-    graph_vv = causal.pc(found.x_nv, alpha)
+def _beside(asked: _Asked, graph_vv: np.ndarray, alpha: float, seed: int) -> dict:
+    """The graph beside a reference and beside that of another matrix."""
+    out = {"reference": None, "other": None}
+    if asked.reference:
+        file, edges = asked.reference
+        named_vv = shared_edges.as_graph(edges, asked.scores.values)
+        out["reference"] = shared_edges.compared(graph_vv, named_vv, asked.scores.values, [], seed) | {"file": file}
+    if asked.other:
+        found = shared_edges.against(asked.scores, asked.other, alpha, seed)
+        out["other"] = found | {"file": _name(asked.other.file)}
+    return out
+
+
+def _checked(
+    asked: _Asked, graph_vv: np.ndarray, unit: str, steered: Sequence[str], unsteered: str, changed: float, seed: int
+) -> tuple[dict | None, list[str]]:
+    """graph.json's `steering`, and a note where the rows are no new ones."""
+    if not asked.test:
+        return None, []
+    told = steering.side_effects(asked.test, causal.reach(graph_vv), unit, steered, unsteered, changed, seed)
+    told["file"] = _name(asked.test.file)
+    if not (known := asked.test.rows_in(asked.scores)):
+        return told, []
+    which = f"{known} of {len(asked.test.x_nv)} rows of {told['file']} are rows that the graph was learnt from"
+    return told, [f"{which}: its check says nothing about rows that are new."]
+
+
+def _learnt(found: Matrix, graph_vv: np.ndarray, alpha: float, count: int, unit: str, seed: int, workers: int) -> dict:
+    """graph.json's content on the graph itself and its resamples."""
     unit, units_n = found.units(unit)
     units = int(units_n.max()) + 1
     why, graphs = "", np.zeros((0, *graph_vv.shape), bool)
@@ -147,7 +188,7 @@ def _learnt(found: Matrix, alpha: float, count: int, unit: str, seed: int, worke
     metrics = _edges(graph_vv, graphs, found.values) | {"values": found.values, "ids": list(found.ids)}
     rows = len(found.x_nv)
     metrics |= {"rows": rows, "unit": unit, "units": units, "bootstrap": done, "alpha": alpha, "seed": seed}
-    return metrics | {"notes": notes, "detectable": _detectable(rows, alpha)}, graph_vv
+    return metrics | {"notes": notes, "detectable": _detectable(rows, alpha)}
 
 
 def _detectable(rows: int, alpha: float) -> float:
@@ -183,48 +224,6 @@ def _edges(graph_vv: np.ndarray, graphs: np.ndarray, values: list[str]) -> dict:
     small = [[values[i], values[j], often("adjacent", i, j)] for i, j in np.argwhere(small_vv)]
     out = {"directed": sum(e["directed"] for e in edges), "undirected": int(both_vv.sum()) // 2, "edges": edges}
     return out | {"reduced_edges": small, "not_in_graph": missed, "side_effects": after}
-
-
-def _reference(file: str, values: list[str]) -> list[list[str]]:
-    """The edges of a CSV with columns from and to, sorted, each once."""
-    header, rows, _ = matrix.table(file, "reference")
-    if missing := [name for name in ("from", "to") if name not in header]:
-        raise UserError(f"{file}: no column {' and '.join(missing)} (there: {', '.join(header)}); name the ends so")
-    ends = [[row[header.index("from")].strip(), row[header.index("to")].strip()] for row in rows]
-    for number, (start, end) in enumerate(ends, 1):
-        matrix.check_names(f"{file} row {number}", [start, end], values)
-        if start == end:
-            raise UserError(f"{file} row {number}: {start!r} to itself is no edge; take the row out")
-    return sorted(map(list, {tuple(edge) for edge in ends}))
-
-
-def _as_graph(edges: Sequence[Sequence[str]], values: list[str]) -> np.ndarray:
-    out_vv = np.zeros((len(values), len(values)), bool)
-    for start, end in edges:
-        out_vv[values.index(start), values.index(end)] = True
-    return out_vv
-
-
-def _against(found: Matrix, second: Matrix, alpha: float, seed: int) -> dict:
-    """The graph of another matrix beside this one's, both over the values that both have."""
-    common = [value for value in found.values if value in second.values]
-    if len(common) < 2:
-        raise UserError(f"{second.file}: {len(common)} values of {found.file} are there; two are the least to compare")
-    left_out = sorted(set(found.values) ^ set(second.values))
-    pair = [matrix_of.of(common) for matrix_of in (found, second)]
-    for each in pair:
-        matrix.check_for_graph(each)
-    return _comparison(*(causal.pc(each.x_nv, alpha) for each in pair), common, left_out, seed)
-
-
-def _comparison(a_vv: np.ndarray, b_vv: np.ndarray, values: list[str], left_out: list[str], seed: int) -> dict:
-    out = causal.compared(a_vv, b_vv)
-    orders = causal.relabelled(len(values), seed)
-    reached = sum(causal.compared(a_vv, b_vv[np.ix_(o, o)])["shared"] >= out["shared"] for o in orders)
-    kinds = {(True, True): "both", (True, False): "graph", (False, True): "other"}
-    edges = [[values[i], values[j], kinds[bool(a_vv[i, j]), bool(b_vv[i, j])]] for i, j in np.argwhere(a_vv | b_vv)]
-    out |= {"p": (1 + reached) / (1 + resamples.PERMUTATIONS), "values": values, "left_out": left_out, "edges": edges}
-    return out | {"reduced": causal.compared(causal.reduced(a_vv), causal.reduced(b_vv))}
 
 
 def _line(word: str, text: str) -> None:
@@ -268,7 +267,9 @@ if __name__ == "__main__":
     flags.DEFINE_string("out", None, "Folder of the report.", required=True)
     flags.DEFINE_float("alpha", 0.05, "An edge stays where independence is refused at this p.", 1e-12, 1 - 1e-12)
     flags.DEFINE_integer("bootstrap", 200, "Resamples of whole units; 0: none.", lower_bound=0)
-    flags.DEFINE_string("unit", "", "Id column resampled whole; none: role, role_id, persona or source, else rows.")
+    flags.DEFINE_string(
+        "unit", "", "Id column resampled whole, or row; none: role, role_id, persona or source, else row."
+    )
     flags.DEFINE_list("drop", [], "Columns that are left out.")
     flags.DEFINE_string("reference", "", "CSV with columns from, to: a graph to compare with.")
     flags.DEFINE_string("other", "", "Another score matrix, to compare its graph with.")

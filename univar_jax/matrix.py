@@ -58,13 +58,13 @@ class Matrix:
         """What is resampled whole: the column's name, and its cell's number in each row, int [n].
 
         Args:
-          unit: a column; "" = the first of ROLES that holds two different names, else each row by itself ("row").
+          unit: a column; "row" = each row alone; "" = the first of ROLES that holds two different names, else "row".
           flag: what gave it.
 
         Raises:
           UserError: no such column.
         """
-        if unit:
+        if unit and unit != "row":
             check_names(f"--{flag}", [unit], self.ids)
         found = unit or next((name for name in ROLES if len(set(self.ids.get(name, []))) > 1), "row")
         cells_n = self.ids[found] if found in self.ids else np.arange(len(self.x_nv))
@@ -121,7 +121,7 @@ def read(file: str, flag: str, drop: Collection[str] = (), unit: str = "") -> Ma
       unit: an id column besides those named in IDS.
 
     Raises:
-      UserError: what `table` says; an unknown column in `drop`; no row; fewer than two values; a cell that is no number.
+      UserError: as `table`; an unknown column in `drop`; no row; fewer than two values; a cell that is no number.
     """
     header, rows, sha256 = table(file, flag)
     check_names(f"{file}, --drop", drop, header)
@@ -161,10 +161,9 @@ def _numbers(file: str, name: str, cells: Sequence[str]) -> list[float]:
     numbers = [_number(cell) for cell in cells]
     bad = [row for row, number in enumerate(numbers, 1) if number is None]
     if bad:
-        cell = (
-            f"{file} row {bad[0]}, column {name}: {cells[bad[0] - 1]!r} is no number ({len(bad)} of {len(cells)} cells)"
-        )
-        raise UserError(f"{cell}; write a number, or leave the column out with --drop={name!r}")
+        where = f"{file} row {bad[0]}, column {name}"
+        what = f"{cells[bad[0] - 1]!r} is no number ({len(bad)} of {len(cells)} cells)"
+        raise UserError(f"{where}: {what}; write a number, or leave the column out with --drop={name!r}")
     return numbers
 
 
