@@ -1,10 +1,11 @@
 """What an answer says for or against a value, as a number in [-1, 1], and the score matrix that graph reads.
 
-An answer is read by its beginning alone, in English: "Yes" and "No" (1, -1); "Strongly agree", "Agree", "Slightly
-agree", "Neutral", "Slightly disagree", "Disagree", "Strongly disagree" (1, .5, .25, 0, …, -1) and their like; a number
-of a scale from 1 to k, (2 n - k - 1) / (k - 1), where k is told by the column `scale`, by the question ("from 1 to 7")
-or by the answer itself ("4/5"). What begins in another way, or says two things at once, is not parsed, and counted: a
-refusal is no answer in the middle.
+An answer is read by its beginning alone, in English: "Yes" and "No", "Absolutely" and "Absolutely not" (1, -1);
+"Strongly agree", "Agree", "Slightly agree", "Neutral", "Slightly disagree", "Disagree", "Strongly disagree" (1, .5,
+.25, 0, …, -1) and their like, also as a numbered label ("3) Agree"); a number of a scale from 1 to k,
+(2 n - k - 1) / (k - 1), where k is told by the column `scale`, by the question ("from 1 to 7") or by the answer itself
+("4/5"). What begins in another way, or says two things at once, is not parsed, and counted: a refusal is no answer in
+the middle.
 """
 
 import collections
@@ -23,22 +24,27 @@ MIN_PARSED = 0.5
 # Question groups below which a cell has no interval.
 MIN_GROUPS = 10
 IDS = ("source", "model", "lang", "persona", "condition")
-_MUCH = r"strongly|completely|totally|fully|absolutely|wholeheartedly|definitely"
+_MUCH = r"strongly|completely|totally|fully|absolutely|wholeheartedly|firmly|definitely"
 _LITTLE = r"somewhat|slightly|mildly|partly|partially|a little|tend to"
-_NOT = r"do not|don'?t|cannot|can'?t|would not|wouldn'?t"
-_I = r"(?:i(?:'d| would)?\s+)?"
+_NOT = r"do not|don't|cannot|can't|could not|would not|wouldn't"
+_I = r"(?:i(?:'d| would| must| do| have to| would have to)?\s+)?(?:(?:respectfully|generally|personally)\s+)?"
 _WORDS = re.compile(
     rf"{_I}(?:(?P<much>{_MUCH})\s+|(?P<little>{_LITTLE})\s+)?(?P<dis>dis)?agree\b(?!\s*(?:/|or\b|to\b))"
 )
 _DENIED = re.compile(rf"i\s+(?:{_NOT})\s+(?:(?:{_MUCH}|{_LITTLE})\s+)?agree\b")
 _MIDDLE = re.compile(rf"{_I}(?:am\s+|'m\s+)?(?:neutral\b|neither\s+agree\s+n?or\s+disagree\b)")
 # "No doubt", "No. 1" and "Yes and no" are not a yes or a no: a stop, the end or "I" has to follow.
-_YES_NO = re.compile(r"(yes|no)\b(?=\s*(?:$|[,;:!.\n\-–—(]|i\b))(?!\s*(?:[/,-]\s*(?:and\s+)?(?:yes|no)\b|\.\s*\d))")
+_YES_NO = re.compile(
+    r"(?:(yes)|(no)|(?:absolutely|definitely|certainly|of course)(?:(\s+not)|()))\b"
+    r"(?=\s*(?:$|[,;:!.\n\-–—(]|i\b))(?!\s*(?:[/,-]\s*(?:and\s+)?(?:yes|no)\b|\.\s*\d))"
+)
 _NUMBER = re.compile(r"\(?(\d{1,2})\)?(?:\s*/\s*(\d{1,2})|\s+out\s+of\s+(\d{1,2}))?(?![\d%])")
 _AFTER_NUMBER = re.compile(r"[.\s]*(?:$|\n|[,;]|because\b|[-–—:=(]\s*\(?)")
 _SCALE = re.compile(r"\b1\s*(?:-|–|to|through)\s*(\d{1,2})\b|\b1\b[^.?!]{1,60}?\b(?:to|and)\s+(5|7)\b", re.IGNORECASE)
 _FALLING = re.compile(rf"\b1\W{{1,4}}(?:means\s+|is\s+)?(?:(?:{_MUCH})\s+)?(?:agree|yes)", re.IGNORECASE)
-_HEAD = re.compile(r"[\s*_#>\"'`“”‘]*(?:(?:my\s+)?(?:answer|response|rating|score)(?:\s+is)?\s*:?\s*)?[\s*_\"'`“”‘]*")
+# Marks of chat templates and of Markdown, pictures, and what leads over to the answer.
+_MARKS = r"(?:<\|[a-z_]+\|>|[\s*_#>\"'`“”‘\U0001f300-\U0001faff\u2600-\u27bf\ufe0f])*"
+_HEAD = re.compile(rf"{_MARKS}(?:(?:my\s+)?(?:answer|response|rating|score|opinion|choice)(?:\s+is)?\s*:?\s*)?{_MARKS}")
 
 
 def scale_of(question: str, cell: str = "") -> tuple[int, int]:
@@ -75,7 +81,7 @@ def parse(answer: str, points: int = 0, direction: int = 1) -> float | None:
     if found := _NUMBER.match(text):
         return _rated(text, found, points, direction)
     if found := _YES_NO.match(text):
-        return 1.0 if found[1] == "yes" else -1.0
+        return -1.0 if found[2] or found[3] else 1.0
     return _worded(text)
 
 
@@ -92,8 +98,10 @@ def _worded(text: str) -> float | None:
 def _rated(text: str, found: re.Match, points: int, direction: int) -> float | None:
     points, number, rest = int(found[2] or found[3] or points), int(found[1]), text[found.end() :]
     words = _worded(rest.lstrip(" .:-–—=()\n"))
+    if not 2 <= points <= 11:  # no scale: "3) Agree" is the third label of a list, and says what the label says
+        return words
     # "1. First of all" begins a list.
-    if not (2 <= points <= 11 and 1 <= number <= points and (words is not None or _AFTER_NUMBER.match(rest))):
+    if not 1 <= number <= points or (words is None and not _AFTER_NUMBER.match(rest)):
         return None
     rated = direction * (2 * number - points - 1) / (points - 1)
     return None if words is not None and words * rated < 0 else rated  # "5 - disagree": one of the two is meant
