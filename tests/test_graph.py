@@ -1,4 +1,4 @@
-"""The oracle's 28 and 19 edges, planted graphs against causal-learn's own PC, planted side effects, odd files."""
+"""The oracle's 28 and 19 edges, planted graphs against causal-learn's own PC, resamples, comparisons."""
 
 import csv
 import json
@@ -12,7 +12,7 @@ import pytest
 
 pytest.importorskip("causallearn", reason="the [graph] extra is not installed")
 
-from univar_jax import causal, graph, matrix, steering
+from univar_jax import causal, graph
 from univar_jax.cli import UserError
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -186,71 +186,6 @@ def test_a_reference_and_another_matrix_are_compared(tmp_path):
         run(tmp_path, file, out="x", reference=str(tmp_path / "bad.csv"))
 
 
-def steered_rows(roles=40, moved=0.7, noise=0.1, seed=0):
-    """A chain v0 → v1 → v2 beside v3, v4: steering v0 moves v1 and v2 often, v3 and v4 seldom."""
-    draws, ids, rows = np.random.default_rng(seed), {"role": [], "condition": []}, []
-    for role in range(roles):
-        base = draws.normal(size=5)
-        for condition in ("none", "up", "down"):
-            ids["role"].append(f"r{role}")
-            ids["condition"].append(condition)
-            chance = np.array([1, moved, moved, noise, noise])
-            rows.append(base + (condition != "none") * (draws.random(5) < chance) * draws.choice([-1, 1], 5))
-    return ids, [f"v{v}" for v in range(5)], np.array(rows)
-
-
-def test_a_planted_side_effect_is_found_and_an_absent_one_is_not(tmp_path):
-    chain_vv = np.zeros((5, 5), bool)
-    chain_vv[0, 1] = chain_vv[1, 2] = True
-    for moved, seed in ((0.7, 0), (0.1, 1)):
-        test = matrix.read(write(tmp_path / "t.csv", *steered_rows(moved=moved, seed=seed)), "test")
-        found = steering.side_effects(test, causal.reach(chain_vv), "", ["v0"], "none", 0.0, 0)
-        print({key: found[key] for key in ("expected", "unexpected", "difference", "ci", "p")})
-        (v0,) = found["values"]
-        assert (v0["rows"], v0["descendants"], found["units"], found["rows"]) == (80, 2, 40, 80)
-        assert found["expected"] == pytest.approx(moved, abs=0.12) and found["unexpected"] == pytest.approx(
-            0.1, abs=0.08
-        )
-        assert found["ci"][0] <= moved - 0.1 <= found["ci"][1]
-        assert (found["ci"][0] > 0) == (moved > 0.5) and (found["p"] < 0.25) == (moved > 0.5)
-    # What counts as changed can be set: every step is 1.
-    small = steering.side_effects(test, causal.reach(chain_vv), "", (), "none", 1.5, 0)
-    assert small["difference"] is None and "no steered value has" in small["not_enough"]
-
-
-def test_side_effects_need_units_baselines_and_known_names(tmp_path):
-    ids, values, x_nv = steered_rows(roles=6)
-    _, names, planted_ids, planted_nv = planted(values=5)
-    scores = write(tmp_path / "s.csv", planted_ids, names, planted_nv)
-    few = write(tmp_path / "few.csv", ids, values, x_nv)
-    m = run(tmp_path, scores, test=few)
-    told = m["steering"]
-    assert told["ci"] is None and told["not_enough"] in (
-        "6 roles in the test rows: not enough for an interval, 10 would be",
-        "no steered value has descendants and others and changed",
-    )
-    for settings, says in (
-        ({"test": few, "steered": ["v11"]}, "--steered: 'v11' is not there; near spellings: v1"),
-        ({"test": few, "unsteered": "off"}, r"no row has condition 'off' \(there: down, none, up\)"),
-        ({"steered": ["v1"]}, "--steered is checked on rows of --test"),
-        (
-            {"test": write(tmp_path / "n.csv", {"role": ids["role"]}, values, x_nv)},
-            r"no column condition \(there: role\)",
-        ),
-    ):
-        with pytest.raises(UserError, match=says):
-            run(tmp_path, scores, out="x", **settings)
-
-
-def test_rows_that_the_graph_was_learnt_from_are_told(tmp_path):
-    _, names, ids, x_nv = planted(values=5)
-    ids["condition"] = ["none" if c == "c0" else c for c in ids["condition"]]
-    file = write(tmp_path / "s.csv", ids, names, x_nv)
-    m = run(tmp_path, file, test=file)
-    assert any("600 of 600 rows of s.csv are rows that the graph was learnt from" in note for note in m["notes"])
-    assert m["steering"]["units"] == 60 and m["steering"]["rows"] == 540
-
-
 def test_few_roles_give_no_frequency_with_the_number_that_would_be_enough(tmp_path):
     _, values, ids, x_nv = planted(roles=9, per_role=30)
     file = write(tmp_path / "s.csv", ids, values, x_nv)
@@ -270,54 +205,6 @@ def test_the_page_holds_any_name_as_text(tmp_path):
     run(tmp_path, write(tmp_path / "s.csv", ids, [EVIL, "$a$b", *values[2:]], x_nv), bootstrap=20)
     html = (tmp_path / "r" / "report.html").read_text()
     assert EVIL not in html and "&lt;b&gt;evil" in html and str(tmp_path) not in html
-
-
-@pytest.mark.parametrize(
-    ("change", "says"),
-    [
-        (lambda x: np.where(np.arange(5) == 2, 3.0, x), r"constant: v2; .*--drop=v2"),
-        (lambda x: np.c_[x[:, :4], x[:, 0] - 2 * x[:, 3]], r"collinear: v4 \(from v0, v3\); keep one of each, --drop"),
-        (
-            lambda x: np.where(np.arange(3000).reshape(600, 5) == 36, np.nan, x),
-            r"no score of v1 in 1 \(first row 8\) of",
-        ),
-        (lambda x: x[:6], r"6 rows for 5 values: not enough for the tests; 7 would be"),
-        (lambda x: x[:0], "0 rows; give a score matrix"),
-    ],
-)
-def test_columns_that_cannot_be_used_are_named(tmp_path, change, says):
-    _, values, ids, x_nv = planted(values=5)
-    x_nv = change(x_nv)
-    file = write(tmp_path / "s.csv", {name: cells[: len(x_nv)] for name, cells in ids.items()}, values, x_nv)
-    with pytest.raises(UserError, match=says) as error:
-        run(tmp_path, file)
-    assert "\n" not in str(error.value) and not (tmp_path / "r").exists()
-
-
-@pytest.mark.parametrize(
-    ("text", "says"),
-    [
-        ("role,a,b\nr,1,x\nr,2,3\ns,4,5\n", r"row 1, column b: 'x' is no number \(1 of 3 cells\).*--drop='b'"),
-        ("role,a,a\nr,1,2\n", "column 'a' stands twice"),
-        ("role,a\nr,1\n", r"1 numeric columns \(role, a\)"),
-        ("role,a,b\nr,1\n", "row 1: 2 values for 3 columns"),
-        ('role,a,b\nr,1,"2\n', "not a whole CSV"),
-        ("", "a column has no name"),
-    ],
-)
-def test_a_bad_file_is_told_in_one_line(tmp_path, text, says):
-    (tmp_path / "s.csv").write_text(text)
-    with pytest.raises(UserError, match=says):
-        run(tmp_path, str(tmp_path / "s.csv"))
-
-
-def test_ids_are_told_from_values(tmp_path):
-    (tmp_path / "s.csv").write_text("run,role_id,b,a,condition\nx,1,.5,1,none\ny,2,.25,2,up\n")
-    found = matrix.read(str(tmp_path / "s.csv"), "scores")
-    assert list(found.ids) == ["run", "role_id", "condition"] and found.values == ["a", "b"]
-    assert found.x_nv.tolist() == [[1, 0.5], [2, 0.25]] and found.units("")[0] == "role_id"
-    with pytest.raises(UserError, match="--unit: 'rol_id' is not there; near spellings: role_id"):
-        found.units("rol_id")
 
 
 def test_the_command_line(tmp_path):

@@ -125,7 +125,7 @@ def test_stance_is_read_off_vectors_where_answers_do_not_say(tmp_path):
 
 
 def test_without_a_signal_it_is_at_chance_abstains_and_gives_no_column(tmp_path):
-    rows, _ = planted(answered=False)
+    rows, _ = planted(groups=36, answered=False)
     for i, row in enumerate(rows):
         row["stance"] = row["stance"] if i % 4 == 0 else ""
     draws = np.random.default_rng(3)

@@ -140,5 +140,6 @@ def reliability(bins: Sequence[dict]) -> bytes:
     ax.yaxis.set_major_formatter(matplotlib.ticker.PercentFormatter(1))
     few = Line2D([], [], ls="", marker="D", color=PALETTE[0], label="too few question groups for an interval")
     keys = [Line2D([], [], color="#333333", ls="--", label="as told")]
-    ax.legend(handles=keys + [few] * any(not one["came_true_ci"] for one in bins), frameon=False, loc="upper left")
+    keys += [few] if any(not one["came_true_ci"] for one in bins) else []
+    ax.legend(handles=keys, frameon=False, loc="lower right", fontsize=9)
     return _png(figure)
