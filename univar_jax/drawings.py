@@ -14,6 +14,8 @@ from univar_jax.figures import PALETTE, _plain, _png
 # From this share of the resamples on, an edge is drawn in full colour, and an arrow has its head.
 OFTEN = 0.8
 _PALE, _INK = "#9aa3ad", "#1c2127"
+# More names than this round a circle cannot stand level.
+_MAX_LEVEL = 18
 # More names than this at a heat map's rows cannot be read.
 _MAX_NAMES = 60
 
@@ -31,19 +33,32 @@ def value_graph(metrics: dict) -> bytes:
     order = _circle(metrics["values"], edges)
     angle = {name: np.pi / 2 - 2 * np.pi * i / len(order) for i, name in enumerate(order)}
     at = {name: np.array([np.cos(a), np.sin(a)]) for name, a in angle.items()}
-    figure, ax = plt.subplots(figsize=(9, 8.2), layout="constrained")
+    tall = float(np.clip(7.4 + 0.22 * (len(order) - 17), 7.4, 18))
+    figure, ax = plt.subplots(figsize=(tall * 1.25, tall), layout="constrained")
     halo = [patheffects.withStroke(linewidth=2.5, foreground="white")]
     for edge in sorted(edges, key=lambda edge: edge["adjacent"] or 0):
         _edge(ax, at[edge["from"]], at[edge["to"]], edge, halo)
     for name, place in at.items():
         ax.plot(*place, "o", color=_INK, ms=7, zorder=4)
-        side = "left" if place[0] > 0.05 else "right" if place[0] < -0.05 else "center"
-        level = "center" if abs(place[1]) < 0.95 else "bottom" if place[1] > 0 else "top"
-        ax.text(*(place * 1.06), _plain(name), ha=side, va=level, fontsize=11, zorder=5, path_effects=halo)
-    ax.set(xlim=(-1.75, 1.75), ylim=(-1.2, 1.2), aspect="equal")
+        _name(ax, place, name, len(order) > _MAX_LEVEL, halo)
+    reach = 1.7 if len(order) > _MAX_LEVEL else 1.15
+    ax.set(xlim=(-1.75, 1.75), ylim=(-reach, reach), aspect="equal")
     ax.axis("off")
     figure.legend(handles=_graph_keys(resampled), loc="outside lower center", ncols=1, frameon=False, fontsize=9.5)
     return _png(figure)
+
+
+def _name(ax: Axes, place: Array, name: str, along: bool, halo: list) -> None:
+    """A value's name outside the circle: level, or along the radius where level ones would lie on one another."""
+    side = "left" if place[0] > 0.05 else "right" if place[0] < -0.05 else "center"
+    level = "center" if abs(place[1]) < 0.95 else "bottom" if place[1] > 0 else "top"
+    look = {"ha": side, "va": level}
+    if along:
+        turn = np.degrees(np.arctan2(*place[::-1]))
+        left = place[0] < -1e-9
+        look = {"ha": "right" if left else "left", "va": "center", "rotation_mode": "anchor"}
+        look["rotation"] = turn + 180 if left else turn
+    ax.text(*(place * 1.06), _plain(name), fontsize=11, zorder=5, path_effects=halo, **look)
 
 
 def _edge(ax: Axes, start: Array, end: Array, edge: dict, halo: list) -> None:
