@@ -136,7 +136,7 @@ def test_without_a_signal_it_is_at_chance_abstains_and_gives_no_column(tmp_path)
     assert [v["kind"] for v in m["values"]] == [None] * 3 and "no better than always saying the mean" in m["values"][0][
         "why"
     ]
-    assert scores_of(tmp_path / "r") == [] and "has no column" in m["notes"][-1]
+    assert scores_of(tmp_path / "r") == [] and "3 of 3 values have no column" in m["notes"][-1]
 
 
 def test_too_little_is_told_with_the_number_that_would_be_enough(tmp_path):
@@ -159,9 +159,7 @@ def test_cells_with_few_parsed_answers_are_empty_and_graph_says_so(tmp_path):
             row["answer"] = "As an AI, I cannot choose."
     m = run(tmp_path, rows, z_nd)
     power = next(v for v in m["values"] if v["value"] == "power")
-    assert (power["empty"], power["unparsed"]) == (1, 24) and any(
-        "power: 1 of 6 cells are empty" in n for n in m["notes"]
-    )
+    assert (power["empty"], power["unparsed"]) == (1, 24) and any("are empty: power (1 of 6)." in n for n in m["notes"])
     found = matrix.read(str(tmp_path / "r" / "scores.csv"), "scores")
     with pytest.raises(UserError, match=r"no score of power in 1 \(first row \d\) of 6 rows; .*--drop=power"):
         matrix.check_for_graph(found)

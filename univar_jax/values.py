@@ -122,7 +122,8 @@ def _report(
             scored[name] = found
     cells = stances.cells(columns, scored, rows.groups_n, least, seed)
     for one in of_value:
-        _filled(one, [cell for cell in cells if cell["value"] == one["value"]], notes)
+        _filled(one, [cell for cell in cells if cell["value"] == one["value"]])
+    notes += _told(of_value)
     metrics = {"values": of_value, "readout": told, "left_out": lacking, "rows": len(labels_n)}
     metrics |= {"stance": {name: found for name, (found, _) in read.items()}}
     metrics["scored_rows"] = len({tuple(cell[i] for i in stances.IDS) for cell in cells})
@@ -154,18 +155,31 @@ def _kind(
     return None, f"{share}; readout: {found['not_enough'] or 'no better than always saying the mean'}", None
 
 
-def _filled(one: dict, cells: list[dict], notes: list[str]) -> None:
+def _filled(one: dict, cells: list[dict]) -> None:
     """Adds to a value how many of its cells have a score, and of how many questions."""
     filled = [cell for cell in cells if cell["score"] is not None]
     one |= {"cells": len(cells), "empty": len(cells) - len(filled)}
     one["questions"] = [min((cell["groups"] for cell in filled), default=0), one["groups"]]
-    if one["kind"] is None:
-        notes.append(f"{one['value']} has no column in scores.csv: {one['why']}.")
-    elif one["empty"]:
-        notes.append(f"{one['value']}: {one['empty']} of {one['cells']} cells are empty, with too few known answers.")
-    if filled and one["questions"][0] < one["groups"]:
-        fewest = f"on as few as {one['questions'][0]} of {one['groups']} question groups"
-        notes.append(f"{one['value']}: some cells rest {fewest}, so that scores differ by their questions, too.")
+
+
+def _told(of_value: list[dict]) -> list[str]:
+    """A sentence for each way in which scores are missing or do not compare."""
+    bare = [one["value"] for one in of_value if one["kind"] is None]
+    empty = [f"{one['value']} ({one['empty']} of {one['cells']})" for one in of_value if one["empty"]]
+    asked = [(one["value"], *one["questions"]) for one in of_value if 0 < one["questions"][0] < one["groups"]]
+    notes = []
+    if bare:
+        notes.append(
+            f"{len(bare)} of {len(of_value)} values have no column in scores.csv (why: the table): {', '.join(bare)}."
+        )
+    if empty:
+        notes.append(f"Cells with too few known answers are empty: {', '.join(empty)}.")
+    if asked:
+        told = ", ".join(f"{value} ({fewest} of {of})" for value, fewest, of in asked)
+        notes.append(
+            f"Some cells rest on a part of the question groups, so that scores differ by questions, too: {told}."
+        )
+    return notes
 
 
 def _cells_csv(cells: list[dict]) -> bytes:
