@@ -58,7 +58,7 @@ def test_side_effects_need_units_baselines_and_known_names(tmp_path):
         ({"steered": ["v1"]}, "--steered is checked on rows of --test"),
         (
             {"test": write(tmp_path / "n.csv", {"role": ids["role"]}, values, x_nv)},
-            r"no column condition \(there: role\)",
+            r"no column condition that is filled \(there: role\)",
         ),
     ):
         with pytest.raises(UserError, match=says):
@@ -72,3 +72,24 @@ def test_rows_that_the_graph_was_learnt_from_are_told(tmp_path):
     m = run(tmp_path, file, test=file)
     assert any("600 of 600 rows of s.csv are rows that the graph was learnt from" in note for note in m["notes"])
     assert m["steering"]["units"] == 60 and m["steering"]["rows"] == 540
+
+
+def test_personas_are_the_steering_where_no_condition_is_filled(tmp_path):
+    ids, values, x_nv = steered_rows(roles=12)
+    names = [
+        "" if condition == "none" else f"{role} {condition}" for role, condition in zip(*ids.values(), strict=True)
+    ]
+    base_n = np.array([name == "" for name in names])
+    first = np.flatnonzero(base_n)[0]
+    rows = [first, *np.flatnonzero(~base_n)]  # one model without a persona, and 24 personas
+    columns = {
+        "source": [f"m$eng${names[row]}" for row in rows],
+        "model": ["m"] * 25,
+        "persona": [names[r] for r in rows],
+    }
+    test = matrix.read(write(tmp_path / "t.csv", columns | {"condition": [""] * 25}, values, x_nv[rows]), "test")
+    steered, moved_mv, missing = steering.changes(test, "none", 0.0)
+    assert steering.steered_by(test) == "persona" and len(steered) == 24 and missing == 0
+    np.testing.assert_array_equal(moved_mv, np.abs(x_nv[rows[1:]] - x_nv[first]) > 1e-9)
+    found = steering.side_effects(test, causal.reach(np.eye(5, k=1, dtype=bool)), "", (), "none", 0.0, 0)
+    assert found["by"] == found["unit"] == "persona" and found["units"] == 24

@@ -23,6 +23,7 @@ def changes(test: Matrix, unsteered: str, changed: float) -> tuple[Array, Array,
 
     Args:
       test: a column `condition` beside other id columns; rows that agree in all others but `steered` are of one role.
+        Where that column is empty, personas are the steering, and rows of one model and language are of one role.
       unsteered: the word in `condition` for rows without steering; empty cells are such rows, too.
       changed: a score has changed where it is further than this from the mean of the unsteered ones.
 
@@ -30,19 +31,19 @@ def changes(test: Matrix, unsteered: str, changed: float) -> tuple[Array, Array,
       rows, int [m]: the steered rows that have an unsteered one; bool [m, v]; and how many have none.
 
     Raises:
-      UserError: no column `condition`; a cell is empty; no unsteered row, or none of a steered row's role.
+      UserError: neither column is filled; a cell is empty; no unsteered row, or none of a steered row's role.
     """
-    if "condition" not in test.ids:
-        raise UserError(f"{test.file}: no column condition (there: {', '.join(test.ids)}); it names what was steered")
+    by = steered_by(test)
     if np.isnan(test.x_nv).any():
         row, column = np.argwhere(np.isnan(test.x_nv))[0]
         raise UserError(f"{test.file} row {row + 1}: {test.values[column]} is empty; leave such rows out")
-    base_n = np.isin(test.ids["condition"], ("", unsteered))
+    base_n = np.isin(test.ids[by], ("", unsteered))
     if not base_n.any():
-        there = sorted(set(test.ids["condition"]))[:8]
-        told = f"no row has condition {unsteered!r} (there: {', '.join(there)})"
+        there = sorted(set(test.ids[by]))[:8]
+        told = f"no row has {by} {unsteered!r} (there: {', '.join(there)})"
         raise UserError(f"{test.file}: {told}; name the unsteered one with --unsteered")
-    keys = [name for name in test.ids if name not in ("condition", "steered")]
+    # A source's name holds its persona.
+    keys = [name for name in test.ids if name not in (by, "steered", *(["source"] if by == "persona" else []))]
     roles = list(zip(*(test.ids[name] for name in keys), strict=True)) or [()] * len(base_n)
     base_of: dict[tuple, list[int]] = {}
     for row in np.flatnonzero(base_n):
@@ -52,6 +53,15 @@ def changes(test: Matrix, unsteered: str, changed: float) -> tuple[Array, Array,
         raise UserError(f"{test.file}: no steered row has an unsteered one that agrees in {', '.join(keys)}; add them")
     apart = [np.abs(test.x_nv[row] - test.x_nv[base_of[roles[row]]].mean(0)) for row in rows]
     return np.array(rows), np.array(apart) > changed + _ROUNDING, int((~base_n).sum()) - len(rows)
+
+
+def steered_by(test: Matrix) -> str:
+    """The id column that says how a row was steered: condition, or persona where no condition is filled."""
+    for name in ("condition", "persona"):
+        if name in test.ids and (test.ids[name] != "").any():
+            return name
+    there = ", ".join(test.ids) or "no id column"
+    raise UserError(f"{test.file}: no column condition that is filled (there: {there}); it names what was steered")
 
 
 def side_effects(
@@ -68,8 +78,8 @@ def side_effects(
       seed: of the draws.
 
     Returns:
-      rows, without_baseline, unit, units, unsteered, changed; values: [{value, descendants, rows, expected,
-      unexpected, difference, ci}]; expected, unexpected, difference, ci: means over the values that have both, with a
+      rows, without_baseline, by (the column), unit, units, unsteered, changed; values: [{value, descendants, rows,
+      expected, unexpected, difference, ci}]; expected, unexpected, difference, ci: means over the values that have both, with a
       95 % bootstrap interval over whole units; p: of the difference, the graph's values relabelled, one-sided;
       not_enough: why there is no interval, or "".
     """
@@ -94,7 +104,7 @@ def side_effects(
     few = units < causal.MIN_UNITS
     why = f"{units} {name}s in the test rows: not enough for an interval, {causal.MIN_UNITS} would be" if few else ""
     out = {"rows": len(rows), "without_baseline": missing, "unit": name, "units": units}
-    out |= {"unsteered": unsteered, "changed": changed, "values": []}
+    out |= {"by": steered_by(test), "unsteered": unsteered, "changed": changed, "values": []}
     for v in np.flatnonzero(looked):
         one = {"value": test.values[v], "descendants": int(to_vv[v].sum()), "rows": int(total_v[v])}
         out["values"].append(one | _told(shares_2v[:, [v]], shares_r2v[..., [v]], few))
