@@ -148,6 +148,19 @@ def test_equal_bytes_for_any_number_of_processes_and_a_finished_out_stays(resamp
         run(tmp_path, str(tmp / "s.csv"), bootstrap=60, alpha=0.01)
 
 
+def test_rows_that_are_alike_join_unrelated_values_and_the_report_says_how_many():
+    draws = np.random.default_rng(0)
+    alike_nv = np.repeat(draws.normal(size=(60, 8)), 10, axis=0) + 0.8 * draws.normal(size=(600, 8))
+    single_nv, units_n = draws.normal(size=(600, 8)), np.repeat(np.arange(60), 10)
+    alike, single = (np.mean(causal.unrelated(x_nv, units_n, 0.05, 0)) for x_nv in (alike_nv, single_nv))
+    joined_vv = causal.pc(alike_nv, 0.05)
+    joined = int((joined_vv | joined_vv.T).sum()) // 2
+    print(f"alike {alike:.1f}, joined in truth {joined}; single {single:.1f}, of 28 pairs")
+    assert single < 2.5 < alike and abs(joined - alike) < 5
+    related_nv = np.repeat(alike_nv[:, :1], 8, axis=1) + draws.normal(size=(600, 8))
+    assert np.mean(causal.unrelated(related_nv, units_n, 0.05, 0)) < 8  # what goes together does so no longer
+
+
 def test_reduction_drops_what_a_longer_way_stands_for():
     edges = np.zeros((4, 4), bool)
     for i, j in ((0, 1), (1, 2), (0, 2), (2, 3), (3, 2)):

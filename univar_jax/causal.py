@@ -23,6 +23,8 @@ from univar_jax.cli import UserError
 
 # Fewer roles tell nothing about how often an edge comes back: a resample often has two thirds of them only.
 MIN_UNITS = 10
+# Graphs of rows in which nothing is related: their mean then has an error of a fourth of their spread.
+UNRELATED = 20
 # Seconds between two lines on how far the resamples are.
 _TOLD_EVERY = 10
 # Below this many resamples another process takes longer to start than it saves.
@@ -147,6 +149,30 @@ def _end_with_parent() -> None:
 
 def _next(number: int) -> Array | None:
     return _resample(_worker, number)
+
+
+def unrelated(x_nv: Array, units_n: Array, alpha: float, seed: int) -> list[int]:
+    """How many pairs PC joins where no value has to do with another, in each of UNRELATED draws.
+
+    In each column the units change places and the rows of a unit, too, so that nothing is left of how two columns go
+    together; rows of one unit stay as alike as they were, which is what Fisher's z does not know of.
+
+    Args:
+      x_nv: float [n, v].
+      units_n: int [n] the unit of each row, numbered from 0.
+      alpha: PC's.
+      seed: of the draws.
+    """
+    rows_u = np.split(np.argsort(units_n, kind="stable"), np.cumsum(np.bincount(units_n))[:-1])
+    found = []
+    for number in range(UNRELATED):
+        stream, drawn_nv = resamples.draws(seed, resamples.UNRELATED, number), np.empty_like(x_nv)
+        for v in range(x_nv.shape[1]):
+            for rows, other in zip(rows_u, stream.permutation(len(rows_u)), strict=True):
+                drawn_nv[rows, v] = x_nv[np.resize(stream.permutation(rows_u[other]), len(rows)), v]
+        graph_vv = pc(drawn_nv, alpha)
+        found.append(int((graph_vv | graph_vv.T).sum()) // 2)
+    return found
 
 
 def reach(graph_vv: Array) -> Array:

@@ -13,7 +13,8 @@ graph.json. Shares are fractions, intervals 95 %; null is what was not or could 
   not_in_graph: [{from, to, adjacent}]     pairs that PC did not join, and at least half of the resamples did
   side_effects: {VALUE: [[descendant, share of resamples in which it is one]]}
   values, ids, rows, unit, units; detectable: the correlation below which rows that were independent would show none
-  bootstrap: asked, done, shd_from_itself: [lo, hi] of a resample's graph to this one, not_enough: why there is none
+  bootstrap: asked, done, shd_from_itself: [lo, hi] of a resample's graph to this one, not_enough: why there is none;
+      joined_by_chance: [mean, largest] number of pairs that PC joins where nothing is related (`causal.unrelated`)
   reference, other: null, or (`shared_edges.compared`, of PC's graphs; a reference's edges are taken as they are) pairs,
       shared, same_direction, shd, p: of `shared`, values relabelled, one-sided; values, left_out; file; edges: [[from,
       to, in]] with in "both", "graph" or "other"; reduced: the same counts after reduction of both
@@ -183,7 +184,10 @@ def _learnt(found: Matrix, graph_vv: np.ndarray, alpha: float, count: int, unit:
     if len(graphs) and units < resamples.FEW_GROUPS:
         notes.append(f"Few clusters: {units} {unit}s; frequencies from fewer than {resamples.FEW_GROUPS} are too sure.")
     itself = [causal.compared(graph_vv, g_vv)["shd"] for g_vv in graphs]
-    done = {"asked": count, "done": len(graphs), "not_enough": why}
+    done = {"asked": count, "done": len(graphs), "not_enough": why, "joined_by_chance": None}
+    if len(graphs):
+        joined = causal.unrelated(found.x_nv, units_n, alpha, seed)
+        done["joined_by_chance"] = [float(np.mean(joined)), max(joined)]
     done["shd_from_itself"] = [float(q) for q in np.quantile(itself, [0.025, 0.975])] if itself else None
     metrics = _edges(graph_vv, graphs, found.values) | {"values": found.values, "ids": list(found.ids)}
     rows = len(found.x_nv)
@@ -241,6 +245,10 @@ def _say(m: dict) -> None:
             f"{m['bootstrap']['done']} resamples of {m['units']} {m['unit']}s: in {drawings.OFTEN:.0%} of them or more"
         )
         _line("bootstrap", f"{told} {often} of {len(m['edges'])} edges, {sure} of {m['directed']} arrows")
+        mean, most = m["bootstrap"]["joined_by_chance"]
+        _line(
+            "chance", f"where nothing is related PC joins {mean:.1f} pairs, at most {most} in {causal.UNRELATED} draws"
+        )
     for name in ("reference", "other"):
         if c := m[name]:
             told = f"{c['shared']} of {c['pairs'][0]} edges shared, {c['same_direction']} in the same direction"
@@ -256,7 +264,7 @@ def _say(m: dict) -> None:
 def _files(metrics: dict) -> dict[str, bytes]:
     """The report's files; graph.json is the last."""
     made = {"graph.png": drawings.value_graph(metrics)}
-    made["report.html"] = sheet.page("graph.html.j2", metrics, made, often=drawings.OFTEN)
+    made["report.html"] = sheet.page("graph.html.j2", metrics, made, often=drawings.OFTEN, draws=causal.UNRELATED)
     return made | {"graph.json": sheet.json_of(metrics)}
 
 

@@ -17,7 +17,7 @@ FEW_GROUPS = 30
 # One stream of random numbers a purpose, so that none moves when another draws more.
 PROBE, BOOTSTRAP, MAP, BY_COUNT, MATCHED, LENGTHS, LABELS, CONTROL = range(1, 9)
 ROWS, HALVES, EXCHANGED, SUPPORT, MANTEL, QUALITY, TEXTS = range(9, 16)
-ROLES, RELABELLED, STEERED, FOLDS = range(60, 64)
+ROLES, RELABELLED, STEERED, FOLDS, UNRELATED = range(60, 65)
 # Numbers that are drawn at a time: 32 MiB.
 _AT_ONCE = 2**22
 

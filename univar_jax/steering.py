@@ -79,9 +79,9 @@ def side_effects(
 
     Returns:
       rows, without_baseline, by (the column), unit, units, unsteered, changed; values: [{value, descendants, rows,
-      expected, unexpected, difference, ci}]; expected, unexpected, difference, ci: means over the values that have both, with a
-      95 % bootstrap interval over whole units; p: of the difference, the graph's values relabelled, one-sided;
-      not_enough: why there is no interval, or "".
+      expected, unexpected, difference, ci}]; expected, unexpected, difference, ci: means over the values that have
+      both, with a 95 % bootstrap interval over whole units; p: of the difference, the graph's values relabelled,
+      one-sided; not_enough: why there is no interval, or "".
     """
     rows, moved_mv, missing = changes(test, unsteered, changed)
     name, units_n = test.units(unit)
