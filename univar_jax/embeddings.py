@@ -15,7 +15,9 @@ from univar_jax import qa
 from univar_jax.cli import UserError
 
 _QUESTION = ("group_id", "question_id", "question", "value_relevant")
-_COLUMNS = ("source", "model", "lang", "text", "answer", "split", "dataset", "value", *_QUESTION)
+# What `values` reads an answer's stance from, and the rows of a score matrix.
+_STANCE = ("persona", "condition", "stance", "scale", "keyed", "reverse")
+_COLUMNS = ("source", "model", "lang", "text", "answer", "split", "dataset", "value", *_QUESTION, *_STANCE)
 # A vector this far off unit length was not meant to be one.
 _UNIT_SLACK = 1e-3
 
