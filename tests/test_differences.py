@@ -4,6 +4,8 @@ import numpy as np
 
 from univar_jax import differences
 
+PAIR = [("a", "b")]
+
 
 def rows(sources=("a", "b"), asked=8, d=6, repeats=1):
     """All sources answer alike, but to q0 each in its own direction; to q1 letter by letter alike."""
@@ -24,7 +26,7 @@ def rows(sources=("a", "b"), asked=8, d=6, repeats=1):
 
 def test_the_planted_question_is_first_and_the_equal_one_last():
     z_nd, columns, units = rows()
-    (found,) = differences.between(z_nd, columns, units, np.zeros((2, 2)))
+    (found,) = differences.between(z_nd, columns, units, PAIR)
     assert (found["a"], found["b"], found["unit"], found["shared"]) == ("a", "b", "question", 8)
     assert found["most"][0]["question"] == "q0" and found["least"][0]["question"] == "q1"
     assert found["least"][0]["distance"] == 0 and len(found["most"]) == 4 and len(found["least"]) == 4
@@ -36,7 +38,7 @@ def test_the_planted_question_is_first_and_the_equal_one_last():
 
 def test_of_repeated_answers_the_mean_over_their_pairs_counts():
     z_nd, columns, units = rows(asked=3, repeats=3)
-    (found,) = differences.between(z_nd, columns, units, np.zeros((2, 2)))
+    (found,) = differences.between(z_nd, columns, units, PAIR)
     a, b = (np.flatnonzero((columns["source"] == s) & (columns["question"] == "q2")) for s in "ab")
     naive = np.mean([1 - z_nd[i] @ z_nd[j] for i in a for j in b])
     listed = {q["question"]: q["distance"] for q in found["most"] + found["least"]}
@@ -45,11 +47,13 @@ def test_of_repeated_answers_the_mean_over_their_pairs_counts():
 
 def test_few_sources_are_all_paired_and_of_many_the_ends():
     draws = np.random.default_rng(0)
-    assert len(differences.pairs(np.zeros((10, 10)))) == 45 and differences.pairs(np.zeros((1, 1))) == []
+    assert (
+        len(differences.pairs(range(10), np.zeros((10, 10)))) == 45 and differences.pairs("a", np.zeros((1, 1))) == []
+    )
     d_ss = draws.random((30, 30))
     d_ss = d_ss + d_ss.T
     np.fill_diagonal(d_ss, 0)
-    found = set(differences.pairs(d_ss))
+    found = set(differences.pairs(range(30), d_ss))
     assert len(found) <= 60 and all(i < j for i, j in found)
     for i in range(30):
         others = [j for j in range(30) if j != i]
@@ -60,7 +64,7 @@ def test_few_sources_are_all_paired_and_of_many_the_ends():
 def test_without_a_common_question_the_groups_count_and_then_nothing():
     z_nd, columns, _ = rows()
     alone = np.arange(len(z_nd)).astype(str)
-    (found,) = differences.between(z_nd, columns, [("question", alone), ("group", columns["value"])], np.zeros((2, 2)))
+    (found,) = differences.between(z_nd, columns, [("question", alone), ("group", columns["value"])], PAIR)
     assert (found["unit"], found["shared"]) == ("group", 2)
-    (found,) = differences.between(z_nd, columns, [("question", alone)], np.zeros((2, 2)))
+    (found,) = differences.between(z_nd, columns, [("question", alone)], PAIR)
     assert found["shared"] == 0 and found["distance"] is None and found["most"] == []

@@ -12,7 +12,7 @@ from .test_analyze import corpus, vectors, write
 
 
 def joined(*paths):
-    return embeddings.join(list(paths), [pathlib.Path(p).read_bytes() for p in paths], [])
+    return embeddings.join({path: pathlib.Path(path).read_bytes() for path in paths}, [])
 
 
 @pytest.fixture
@@ -67,7 +67,7 @@ def test_equal_rows_are_matched_by_their_number(tmp_path):
     a, b = vectors(rows, 0, 0), vectors(rows, 0, 1)
     files, notes = [write(tmp_path / "a.parquet", rows, a)], []
     files.append(write(tmp_path / "b.parquet", [*rows[::-1], rows[0]], np.concatenate([b[::-1], b[:1]])))
-    one, two = embeddings.align(embeddings.join(files, [pathlib.Path(f).read_bytes() for f in files], notes), notes)
+    one, two = embeddings.align(embeddings.join({f: pathlib.Path(f).read_bytes() for f in files}, notes), notes)
     np.testing.assert_array_equal(one.z_nd, a)
     np.testing.assert_array_equal(two.z_nd, b[[3, 4, 5, 0, 1, 2]])
     assert notes == ["1 rows of b are not in all files: left out."]

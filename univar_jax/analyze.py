@@ -30,8 +30,6 @@ And once:
   lang, source_names, rows, control_rows, seed, notes, inputs, settings (the counts behind all of this)
 """
 
-import hashlib
-import json
 from collections.abc import Sequence
 
 import numpy as np
@@ -87,23 +85,17 @@ def analyze(
       UserError: a file that cannot be used, no common row, an unknown language, an OUT with other content, leakage.
     """
     folder = epath.Path(out).expanduser()
-    embeddings = [file for file in embeddings if file.strip()]
-    if not embeddings:
-        raise UserError("--embeddings names no file; give Parquet files that embed wrote")
-    data = [embedding_files.content(file) for file in embeddings]
-    shas = [hashlib.sha256(d).hexdigest() for d in data]
-    if len(set(shas)) < len(shas):
-        raise UserError(f"--embeddings: {len(shas)} files, {len(set(shas))} different; name each file once")
+    data, shas = embedding_files.contents(embeddings)
     settings = {"k": k, "lang": sorted(lang), "seed": seed, "allow_leakage": allow_leakage, "edition": _EDITION}
     if reference:
         names, y_uu = mantel.read_reference(reference)
         settings["reference"] = [names, y_uu.tolist()]
     inputs = digest({"files": shas} | settings)
-    if _finished(folder, inputs):
+    if files.finished(folder, "metrics.json", inputs):
         print(f"{folder / 'report.html'} is there already, made from the same inputs")
         return
     notes: list[str] = []
-    encoders = embedding_files.align(embedding_files.join(embeddings, data, notes), notes)
+    encoders = embedding_files.align(embedding_files.join(data, notes), notes)
     del data
     metrics, made = _report(encoders, k, lang, seed, reference, allow_leakage, notes, {"inputs": inputs})
     screen.say(metrics)
@@ -150,23 +142,21 @@ def _report(
     metrics |= about | {"lang": langs, "seed": seed, "notes": notes, "source_names": apart["names"]}
     metrics |= {"rows": len(control_n), "control_rows": int(control_n.sum()), "settings": _settings(reference)}
     metrics |= {"distances": apart, "map": maps.quality(z_nd[drawn.rows], drawn, seed)}
-    metrics["questions"] = differences.between(z_nd, columns, units, np.array(apart["centroid"], float))
+    looked_at = differences.pairs(apart["names"], np.array(apart["centroid"], float))
+    metrics["questions"] = differences.between(z_nd, columns, units, looked_at)
     return metrics, page.report(drawn, columns, metrics)
 
 
 def _table(encoders: list[Encoder], k: int, seed: int, notes: list[str]) -> scores.Table:
     """The rows of all encoders, with what is read off their columns."""
     columns = encoders[0].columns
-    groups_n = np.array(qa.groups({name: column.tolist() for name, column in columns.items()}), object)
+    questions_n, groups_n = embedding_files.questions(columns)
     fit_n = splits.held_out(encoders[0], groups_n, seed, notes)
-    # An id is a corpus's own; where there is none, what reads the same is one question.
-    asked = zip(columns["dataset"], columns["question_id"], columns["question"], strict=True)
-    question_n = np.array([f"{corpus}\n{number.strip() or text.strip()}" for corpus, number, text in asked], object)
     return scores.Table(
         vectors=[encoder.z_nd for encoder in encoders],
         columns=columns,
         groups_n=np.unique(groups_n, return_inverse=True)[1],
-        questions_n=np.unique(question_n, return_inverse=True)[1],
+        questions_n=np.unique(questions_n, return_inverse=True)[1],
         lengths_n=np.array([len(answer) for answer in columns["answer"]]),
         counts_nv=baselines.counts(columns["text"].tolist()),
         fit_n=fit_n,
@@ -235,19 +225,6 @@ def _scored_languages(lang_n: np.ndarray, wanted: Sequence[str], notes: list[str
         told = "is scored, the others are only on map and distances: the language alone would give them away."
         notes.append(f"Only {', '.join(langs)} {told}")
     return langs
-
-
-def _finished(out: epath.Path, inputs: str) -> bool:
-    """Whether OUT is the whole report of these inputs; an error where it is anything but that or free."""
-    if not out.exists() or (out.is_dir() and not any(out.iterdir())):
-        return False
-    try:
-        same = json.loads((out / "metrics.json").read_text())["inputs"] == inputs
-    except (OSError, ValueError, KeyError, TypeError):
-        same = False
-    if not same:
-        raise UserError(f"--out={out}: exists with other content; give another --out or remove it")
-    return True
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """On which questions two sources answer most and least differently, with their answers in their own words."""
 
 import collections
+import itertools
 from collections.abc import Sequence
 
 import numpy as np
@@ -12,19 +13,22 @@ QUOTED = 5
 ANSWER_LETTERS, QUESTION_LETTERS = 600, 300
 
 
-def pairs(d_ss: np.ndarray) -> list[tuple[int, int]]:
-    """The pairs of sources that are looked at, i < j, of a matrix of distances [s, s]."""
-    s = len(d_ss)
+def pairs(names: Sequence[str], d_ss: np.ndarray) -> list[tuple[str, str]]:
+    """The pairs that are looked at of sources in sorted order, by a matrix of their distances [s, s]."""
+    s = len(names)
     if s <= ALL_PAIRS:
-        return [(i, j) for i in range(s) for j in range(i + 1, s)]
+        return list(itertools.combinations(names, 2))
     far_ss = d_ss + np.diag(np.full(s, -np.inf))
     near_ss = d_ss + np.diag(np.full(s, np.inf))
     ends = [(i, int(to)) for i in range(s) for to in (near_ss[i].argmin(), far_ss[i].argmax())]
-    return sorted({(min(pair), max(pair)) for pair in ends})
+    return [(names[i], names[j]) for i, j in sorted({(min(pair), max(pair)) for pair in ends})]
 
 
 def between(
-    z_nd: np.ndarray, columns: dict[str, np.ndarray], units: Sequence[tuple[str, np.ndarray]], d_ss: np.ndarray
+    z_nd: np.ndarray,
+    columns: dict[str, np.ndarray],
+    units: Sequence[tuple[str, np.ndarray]],
+    wanted: Sequence[tuple[str, str]],
 ) -> list[dict]:
     """For each pair of sources the questions that both answered, by the cosine distance of their answers.
 
@@ -35,22 +39,21 @@ def between(
       z_nd: float [n, d] unit vectors.
       columns: source, question, answer, dataset and value of each row, str [n] each.
       units: [n] each: questions, then question groups, for sources that share no question (of two languages).
-      d_ss: distances of the sources in sorted order, which say what pairs are looked at.
+      wanted: the pairs of sources, a and b of each.
 
     Returns:
       A pair each: a, b, unit, shared (questions), distance (the mean over them), most and least (QUOTED questions
       each, or fewer so that none is on both lists), by_value and by_dataset (mean distance and questions).
     """
-    names = sorted(set(columns["source"]))
-    rows_s = [np.flatnonzero(columns["source"] == name) for name in names]
-    means = [[_means(z_nd, rows, cells_n) for rows in rows_s] for _, cells_n in units]
+    rows_s = {name: np.flatnonzero(columns["source"] == name) for pair in wanted for name in pair}
+    means = [{name: _means(z_nd, rows, cells_n) for name, rows in rows_s.items()} for _, cells_n in units]
     out = []
-    for i, j in pairs(d_ss):
-        found = {"a": names[i], "b": names[j], "unit": None, "shared": 0, "distance": None}
+    for pair in wanted:
+        found = {"a": pair[0], "b": pair[1], "unit": None, "shared": 0, "distance": None}
         for (unit, _), means_s in zip(units, means, strict=True):
-            both = sorted(means_s[i].keys() & means_s[j].keys())
+            both = sorted(means_s[pair[0]].keys() & means_s[pair[1]].keys())
             if both:
-                a, b = ([means_s[s][cell] for cell in both] for s in (i, j))
+                a, b = ([means_s[name][cell] for cell in both] for name in pair)
                 found |= {"unit": unit, "shared": len(both)} | _ranked(columns, a, b)
                 break
         out.append({"most": [], "least": [], "by_value": {}, "by_dataset": {}} | found)

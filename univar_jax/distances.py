@@ -136,6 +136,22 @@ def floors(z_nd: np.ndarray, groups_n: np.ndarray, corpora_n: np.ndarray, seed: 
     return tuple(np.quantile(far_h2, _FLOOR, axis=0).tolist())
 
 
+def own_floors(
+    z_nd: np.ndarray, rows: np.ndarray, groups_n: np.ndarray, rank_g: np.ndarray, corpora_n: np.ndarray, seed: int
+) -> tuple[float, float]:
+    """`floors` of the rows [m] of one source, at most 2 MAX_ROWS of them by the groups' order; NaN where none."""
+    rows = rows[np.argsort(rank_g[groups_n[rows]], kind="stable")[: 2 * MAX_ROWS]]
+    return floors(z_nd[rows], groups_n[rows], corpora_n[rows], seed) or (np.nan, np.nan)
+
+
+def by_lot(units: Sequence[resamples.Unit], seed: int) -> tuple[list[resamples.Unit], list[np.ndarray]]:
+    """The units with their cells as whole numbers from 0, and for each an order of its cells, as `pair` takes them."""
+    coded = [(name, np.unique(cells, return_inverse=True)[1]) for name, cells in units]
+    streams = (resamples.draws(seed, resamples.ROWS, number) for number in range(len(units)))
+    lots = [s.permutation(cell_n.max(initial=-1) + 1) for s, (_, cell_n) in zip(streams, coded, strict=True)]
+    return coded, lots
+
+
 @dataclasses.dataclass(frozen=True)
 class Pair:
     """The rows of two sources that are compared, and what labels are exchanged within.
@@ -219,16 +235,14 @@ def between(
     """
     names, d_ss = centroid(z_nd, sources_n)
     rows_s = [np.flatnonzero(sources_n == name) for name in names]
-    coded = [(name, np.unique(cells, return_inverse=True)[1]) for name, cells in units]
-    rank = [_lot(cell_n, seed, number) for number, (_, cell_n) in enumerate(coded)]
+    coded, rank = by_lot(units, seed)
     enough = [i for i, rows in enumerate(rows_s) if len(rows) >= MIN_ROWS]
     size = (len(names), len(names))
     found = {key: np.full(size, np.nan) for key in ("energy", "centroid_shared", "p", "centroid_p", "shared", "rows")}
     floor_s2 = np.full((len(names), 2), np.nan)
     corpus_n = np.unique(corpora_n, return_inverse=True)[1]
     for i in enough:
-        rows = rows_s[i][np.argsort(rank[-1][coded[-1][1][rows_s[i]]], kind="stable")[: 2 * MAX_ROWS]]
-        floor_s2[i] = floors(z_nd[rows], coded[-1][1][rows], corpus_n[rows], seed) or (np.nan, np.nan)
+        floor_s2[i] = own_floors(z_nd, rows_s[i], coded[-1][1], rank[-1], corpus_n, seed)
     for number, (i, j) in enumerate((i, j) for i in enough for j in enough if i < j):
         drawn = pair(rows_s[i], rows_s[j], coded, rank)
         far, p = test(z_nd, drawn, seed, number)
@@ -240,10 +254,6 @@ def between(
     out = {"names": names, "left_out": [name for i, name in enumerate(names) if i not in enough]}
     out |= {"linkage": [[round(v, 6) for v in row] for row in tree.tolist()], "support": support}
     return out | {key: _plain(value) for key, value in found.items()}
-
-
-def _lot(cell_n: np.ndarray, seed: int, number: int) -> np.ndarray:
-    return resamples.draws(seed, resamples.ROWS, number).permutation(cell_n.max(initial=-1) + 1)
 
 
 def _larger(floor_s: np.ndarray) -> np.ndarray:

@@ -1,6 +1,7 @@
 """QA files → one unit vector a view, in a Parquet file that needs none of this to read."""
 
 import dataclasses
+import functools
 import json
 import time
 from pathlib import Path
@@ -42,6 +43,11 @@ class Model:
     step: int | None = None
     config_hash: str = ""
 
+    @functools.cached_property
+    def digest(self) -> str:
+        """Which weights these are."""
+        return weights.digest(self.params)
+
 
 def open_model(model: str) -> Model:
     """MODEL_OR_RUN: the newest checkpoint of a run, an export of one, or any encoder."""
@@ -82,16 +88,25 @@ def embed(
       UserError: for what the user can mend; nothing is written then.
     """
     began, loaded = time.monotonic(), open_model(model)
-    config = models.read_config(loaded.folder)
-    cap = _cap(config, model, max_tokens, dims)
+    cap = _cap(models.read_config(loaded.folder), model, max_tokens, dims)
     answers = qa.read(qa_paths)
-    digest = weights.digest(loaded.params)
-    facts = {"files": answers.files, "weights": digest, "per_view": qas_per_view, "cap": cap, "seed": seed}
+    facts = {"files": answers.files, "weights": loaded.digest, "per_view": qas_per_view, "cap": cap, "seed": seed}
     facts |= {"dims": dims} if dims else {}  # left out where all are wanted: files of earlier versions stay finished
     inputs = configs.digest(facts | {"holdout": loaded.holdout})
     path = files.place(out, "out")
     if _finished(path, inputs):
         return
+    made = table(loaded, answers, cap, qas_per_view=qas_per_view, seed=seed, dims=dims)
+    _write(path, made.replace_schema_metadata(made.schema.metadata | {b"inputs": inputs.encode()}))
+    size = made.schema.field("embedding").type.list_size
+    print(f"wrote {path}: {len(made):,} vectors of {size} in {time.monotonic() - began:.1f} s", flush=True)
+
+
+def table(
+    loaded: Model, answers: qa.Answers, cap: int, *, qas_per_view: int = 1, seed: int = 0, dims: int = 0
+) -> pa.Table:
+    """The rows of EMB.parquet with the metadata that says how they were made; the arguments are `embed`'s."""
+    config = models.read_config(loaded.folder)
     columns = _columns(answers, loaded.holdout)
     views = [[i] for i in range(len(answers))]
     if qas_per_view > 1:
@@ -113,7 +128,7 @@ def embed(
     size = f":{dims}" if dims else ""  # reports compare the sizes of one encoder as they do encoders
     about = {
         "encoder": loaded.name + size,
-        "weights": digest + size,
+        "weights": loaded.digest + size,
         "step": "" if loaded.step is None else str(loaded.step),
         "config_hash": loaded.config_hash,
         "holdout": json.dumps(loaded.holdout, sort_keys=True),
@@ -121,10 +136,8 @@ def embed(
         "max_tokens": str(cap),
         "dims": str(z_nd.shape[1]),
         "version": __version__,
-        "inputs": inputs,
     }
-    _write(path, _table(z_nd, kept, texts, columns, qas_per_view).replace_schema_metadata(about))
-    print(f"wrote {path}: {len(z_nd):,} vectors of {z_nd.shape[1]} in {time.monotonic() - began:.1f} s", flush=True)
+    return _table(z_nd, kept, texts, columns, qas_per_view).replace_schema_metadata(about)
 
 
 def _cap(config: models.EncoderConfig, model: str, max_tokens: int, dims: int) -> int:

@@ -2,6 +2,7 @@
 
 import collections
 import dataclasses
+import hashlib
 from collections.abc import Sequence
 
 import numpy as np
@@ -34,12 +35,34 @@ class Encoder:
         return dataclasses.replace(self, z_nd=self.z_nd[rows], columns=columns)
 
 
-def content(file: str) -> bytes:
-    """A file's bytes."""
-    path = epath.Path(file).expanduser()
-    if not path.exists() or path.is_dir():
-        raise UserError(f"{file}: no such file; give Parquet files that embed wrote")
-    return path.read_bytes()
+def contents(files: Sequence[str]) -> tuple[dict[str, bytes], list[str]]:
+    """The bytes of each file of --embeddings by its name, and their sha256.
+
+    Raises:
+      UserError: no file, none of that name, or one that is named twice.
+    """
+    files = [file for file in files if file.strip()]
+    if not files:
+        raise UserError("--embeddings names no file; give Parquet files that embed wrote")
+    data = {}
+    for file in files:
+        path = epath.Path(file).expanduser()
+        if not path.exists() or path.is_dir():
+            raise UserError(f"{file}: no such file; give Parquet files that embed wrote")
+        data[file] = path.read_bytes()
+    shas = [hashlib.sha256(content).hexdigest() for content in data.values()]
+    if len(set(shas)) < len(files):
+        raise UserError(f"--embeddings: {len(files)} files, {len(set(shas))} different; name each file once")
+    return data, shas
+
+
+def metadata(file: str, data: bytes) -> dict[str, str]:
+    """What embed wrote into a file about how it was made."""
+    try:
+        found = pq.read_schema(pa.BufferReader(data)).metadata
+    except pa.ArrowException as error:
+        raise UserError(f"{file}: not a whole Parquet file ({error}); make it again") from error
+    return {k.decode(): v.decode() for k, v in (found or {}).items()}
 
 
 def read(file: str, data: bytes, notes: list[str]) -> Encoder:
@@ -55,7 +78,7 @@ def read(file: str, data: bytes, notes: list[str]) -> Encoder:
         raise UserError(f"{file}: not a whole Parquet file ({error}); make it again") from error
     if not table.num_rows:
         raise UserError(f"{file}: 0 rows; make it again from answers")
-    meta = {k.decode(): v.decode() for k, v in (parquet.schema_arrow.metadata or {}).items()}
+    meta = metadata(file, data)
     columns = {c: [_first(v) for v in table[c].to_pylist()] for c in _COLUMNS if c in there}
     z_nd = _vectors(file, table["embedding"].combine_chunks(), notes)
     return Encoder(meta.get("encoder") or epath.Path(file).stem, meta, z_nd, _complete(file, columns))
@@ -108,10 +131,10 @@ def _vectors(file: str, column: pa.Array, notes: list[str]) -> np.ndarray:
     return z_nd / norm_n1 if off else z_nd
 
 
-def join(files: Sequence[str], data: Sequence[bytes], notes: list[str]) -> list[Encoder]:
-    """One Encoder for each set of weights, in the order of the files."""
+def join(data: dict[str, bytes], notes: list[str]) -> list[Encoder]:
+    """One Encoder for each set of weights, in the order of the files, which come by name as `contents` gives them."""
     joined: dict[str, tuple[str, Encoder]] = {}
-    for file, content in zip(files, data, strict=True):
+    for file, content in data.items():
         new = read(file, content, notes)
         key = new.meta.get("weights") or f"named {new.name} {new.meta.get('step', '')}"
         if key not in joined:
@@ -141,6 +164,17 @@ def _check_joint(file: str, first: str, old: Encoder, new: Encoder) -> None:
     twice = sum(row in there for row in zip(new.columns["source"], new.columns["text"], strict=True))
     if twice:
         raise UserError(f"{file}: {twice:,} of its rows are in {first} too, of the same encoder; name each row once")
+
+
+def questions(columns: dict[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+    """The question and the question group of each row, str [n] each; questions are finer or the same.
+
+    An id is a corpus's own; where there is none, what reads the same is one question.
+    """
+    asked = zip(columns["dataset"], columns["question_id"], columns["question"], strict=True)
+    questions_n = [f"{corpus}\n{number.strip() or text.strip()}" for corpus, number, text in asked]
+    groups_n = qa.groups({name: column.tolist() for name, column in columns.items()})
+    return np.array(questions_n, object), np.array(groups_n, object)
 
 
 def align(encoders: list[Encoder], notes: list[str]) -> list[Encoder]:

@@ -6,6 +6,7 @@ all; a folder in one has a last file, without which nobody takes it for whole.
 
 import hashlib
 import importlib.util
+import json
 import os
 import shutil
 import tempfile
@@ -129,6 +130,28 @@ def whole_folder(out: Place, last: str) -> Iterator[Path]:
             _rename(aside, Path(out))
     finally:
         shutil.rmtree(aside, ignore_errors=True)
+
+
+def finished(out: Place, last: str, inputs: str) -> bool:
+    """Whether OUT is a whole report of these inputs.
+
+    Args:
+      out: a folder.
+      last: its JSON file that was written last, whose `inputs` say what the report was made from.
+      inputs: a digest.
+
+    Raises:
+      UserError: OUT is neither that nor free.
+    """
+    if not out.exists() or (out.is_dir() and not any(out.iterdir())):
+        return False
+    try:
+        same = json.loads((out / last).read_text())["inputs"] == inputs
+    except (OSError, ValueError, KeyError, TypeError):
+        same = False
+    if not same:
+        raise UserError(f"--out={out}: exists with other content; give another --out or remove it")
+    return True
 
 
 @contextmanager

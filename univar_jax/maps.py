@@ -3,6 +3,7 @@
 import dataclasses
 import sys
 import warnings
+from collections.abc import Sequence
 
 import numpy as np
 from sklearn.manifold import trustworthiness
@@ -37,9 +38,15 @@ class Maps:
     neighbours: int
 
 
-def draw(z_nd: np.ndarray, seed: int) -> Maps:
-    """Both maps of all rows, or of MAX_POINTS by lot, of float32 [n, d] unit vectors."""
-    rows = sample(len(z_nd), seed)
+def draw(z_nd: np.ndarray, seed: int, always: Sequence[int] = ()) -> Maps:
+    """Both maps of all rows, or of MAX_POINTS by lot, of float32 [n, d] unit vectors.
+
+    Args:
+      z_nd: the vectors.
+      seed: of the lot and of UMAP.
+      always: rows that no lot leaves out, at most MAX_POINTS of them.
+    """
+    rows = sample(len(z_nd), seed, MAX_POINTS, resamples.MAP, always)
     umap_n2 = umap_2d(z_nd[rows], seed)
     pca_n2, shares = pca_2d(z_nd[rows])
     return Maps(rows, umap_n2, pca_n2, shares, 0 if umap_n2 is None else _neighbours(len(rows)))
@@ -72,11 +79,14 @@ def quality(z_nd: np.ndarray, maps: Maps, seed: int) -> dict:
     return out
 
 
-def sample(rows: int, seed: int) -> np.ndarray:
-    """The rows that are drawn on a map: all, or MAX_POINTS of them in their order."""
-    if rows <= MAX_POINTS:
+def sample(rows: int, seed: int, most: int, purpose: int, always: Sequence[int] = ()) -> np.ndarray:
+    """All numbers below `rows`, or `most` of them by lot in their order, those of `always` among them."""
+    if rows <= most:
         return np.arange(rows)
-    return np.sort(resamples.draws(seed, resamples.MAP).choice(rows, MAX_POINTS, replace=False))
+    kept = np.asarray(always, int)[:most]
+    others = np.setdiff1d(np.arange(rows), kept)
+    drawn = resamples.draws(seed, purpose).choice(others, most - len(kept), replace=False)
+    return np.sort(np.concatenate([kept, drawn]))
 
 
 def umap_2d(z_nd: np.ndarray, seed: int) -> np.ndarray | None:
