@@ -77,6 +77,8 @@ def read(file: str, data: bytes) -> Table:
     rows = _rows(file, data)
     classes = sorted({row[key] for row in rows for key in ("truth", "label")} | set(_probable(rows[0])))
     weak = sorted({row["name"] for row in rows if row["role"] == "weak"})
+    if taken := {SOFT, HARD} & set(weak):
+        raise UserError(f"{file}: a weak model is named {taken.pop()!r}, as a vote is; give it another name")
     said: dict[tuple[Model, str], dict[str, tuple[int, Row]]] = collections.defaultdict(dict)
     items: dict[str, Row] = {}
     for number, row in enumerate(rows, 1):

@@ -16,7 +16,7 @@ from univar_jax.cli import UserError
 from univar_jax.predictions import HARD, SOFT, Predicted, Table, vote
 
 HOLDS, FAILS, NOT_SHOWN = "holds", "does not hold: below its teacher", "not shown"
-NO_GAP = "no PGR: the ceiling is not above weak"
+NO_GAP = "the ceiling is not above weak"
 
 BySeed = dict[str, Predicted]
 
@@ -42,8 +42,8 @@ def measure(table: Table, seed: int) -> dict:
         single = {by: of for (who, by, _), of in students.items() if who == name and by in weak}
         if len(single) > 1:
             students |= {(name, how, how): of for how, of in _votes(single, ties, f"students {name}").items()}
-    accuracies = [_accuracy(table, "weak", name, "", of, seed) for name, of in teachers.items()]
-    accuracies += [_accuracy(table, "ceiling", name, "", of, seed) for name, of in ceilings.items()]
+    accuracies = [_accuracy(table, "weak", name, of, seed) for name, of in teachers.items()]
+    accuracies += [_accuracy(table, "ceiling", name, of, seed) for name, of in ceilings.items()]
     found = []
     for (name, by, ensemble), of in students.items():
         about = {"name": name, "taught_by": by, "ensemble": ensemble}
@@ -65,13 +65,14 @@ def recovered(table: Table, weak: BySeed, student: BySeed, ceiling: BySeed, what
     acc_3s = right_3sm.mean(2)
     out = dict(zip(("weak", "student", "ceiling"), acc_3s.mean(1).tolist(), strict=True))
     out |= {"student_ci": resamples.interval(student_m, groups_m, seed), "gain": gain, "gap": gap}
-    out |= {"pgr": None, "ci": None, "by_seed": {}, "groups_needed": None, "seeds": len(seeds)}
+    out |= {"pgr": None, "ci": None, "by_seed": {}, "no_pgr": None, "groups_needed": None, "seeds": len(seeds)}
     if groups < moves.MIN_GROUPS:
-        return out | {"verdict": moves.NOT_ENOUGH, "groups_needed": moves.MIN_GROUPS}
+        few = {"verdict": moves.NOT_ENOUGH, "no_pgr": moves.NOT_ENOUGH}
+        return out | few | {"groups_needed": moves.MIN_GROUPS}
     out["verdict"] = {"above": HOLDS, "below": FAILS}.get(gain["verdict"], NOT_SHOWN)
     if gap["verdict"] != "above":
         needed = moves.groups_needed(groups, gap["difference"], gap["ci"][0], 0.0)
-        return out | {"verdict": NO_GAP, "groups_needed": needed}
+        return out | {"no_pgr": NO_GAP, "groups_needed": needed}
     ratio = resamples.paired_ratio(student_m - weak_m, ceiling_m - weak_m, groups_m, seed)
     for name, (w, s, c) in zip(seeds, acc_3s.T.tolist(), strict=True):
         out["by_seed"][name] = (s - w) / (c - w) if not math.isclose(c, w) else None
@@ -101,7 +102,7 @@ def _seeds(of: BySeed, seeds: Sequence[str], what: str) -> list[Predicted]:
     return [of[seed] for seed in seeds]
 
 
-def _accuracy(table: Table, role: str, name: str, taught_by: str, of: BySeed, seed: int) -> dict:
+def _accuracy(table: Table, role: str, name: str, of: BySeed, seed: int) -> dict:
     right_sm = np.array([said.label_m == table.truth_m for said in of.values()], float)
     by_seed = dict(zip(of, right_sm.mean(1).tolist(), strict=True))
     ci = resamples.interval(right_sm.mean(0), table.groups_m, seed)
