@@ -206,20 +206,21 @@ def moved(part: dict, roles: dict) -> bytes:
     figure, axes = plt.subplot_mosaic(
         [["plane", "energy"], ["plane", "centroid"]], figsize=(11, 5), layout="constrained"
     )
-    plane, start, end = axes.pop("plane"), *(part["places"][roles[role]] for role in ("before", "after"))
+    plane, start, end = axes.pop("plane"), part["places"][roles["before"]], part["places"][roles["after"]]
     plane.axhline(0, color="#dddddd", lw=1, zorder=0)
     plane.annotate("", end, start, arrowprops={"arrowstyle": "-|>", "color": PALETTE[0], "lw": 2, "shrinkB": 6})
     for name, (tint, marker) in looks.items():
         plane.plot(*part["places"][name], marker, color=tint, ms=10, mec="white", zorder=4)
-    plane.margins(0.25)
+    low_2, high_2 = (of(list(part["places"].values()), axis=0) for of in (np.min, np.max))
+    half = 0.7 * max(high_2 - low_2)  # one scale on both axes, with room for names, and set before names are placed
+    x, y = (low_2 + high_2) / 2
+    plane.set(xlim=(x - half, x + half), ylim=(y - half, y + half))
     _label(plane, [(*part["places"][name], name) for name in looks])
     plane.set(xlabel="from before (0) to the ceiling (1), mean vectors", ylabel="what the others differ in most")
     plane.spines[["top", "right"]].set_visible(False)
     for word, ax in axes.items():
-        found, lines = (
-            part[word],
-            [(roles[end], part[word][end], part[word][f"{end}_ci"]) for end in ("before", "after")],
-        )
+        found = part[word]
+        lines = [(roles[end], found[end], found[f"{end}_ci"]) for end in ("before", "after")]
         lines += [(name, of[word]["ceiling"], of[word]["ceiling_ci"]) for name, of in part["teachers"].items()]
         ax.axvspan(0, found["floor"], color="#e5e5e5", label="as by chance, were they one")
         for y, (name, far, ends) in enumerate(lines):
