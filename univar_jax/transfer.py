@@ -18,9 +18,9 @@ could not be measured.
       weak to strong), pgr, ci, by_seed, no_pgr (why there is none), groups_needed}]
   sources: before, after, ceiling, teachers; encoder, seed, notes, settings, inputs
 A part:
-  rows: {source: rows compared}, unit (question, or question group where fewer than ten groups have a question that
-      all answered), questions, groups, few_clusters, verdict (that of energy, or "not enough"), groups_needed (then), without: {source: groups that all
-      the others share} (then)
+  rows: {source: rows compared}, unit (question, or question group where fewer than ten groups have a question that all
+      answered), questions, groups, few_clusters, verdict (that of energy, or "not enough"); then groups_needed and
+      without: {source: groups that all the others share}
   energy, centroid:
     before, before_ci, after, after_ci     distances to the ceiling
     floor, apart_p     of before and the ceiling, were they one: 95 % quantile of their distance, and p of what is found
