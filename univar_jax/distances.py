@@ -84,9 +84,14 @@ def energies(d_nn: np.ndarray, cells_n: np.ndarray, first_pn: np.ndarray) -> np.
       cells_n: [n] the question, or question group, of each row.
       first_pn: bool [p, n] which rows belong to the first part.
     """
-    apart_nn = (cells_n[:, None] != cells_n[None]).astype(d_nn.dtype)
-    uu, uv, vv = sums(d_nn * apart_nn, first_pn).over(sums(apart_nn, first_pn))
+    uu, uv, vv = means(d_nn, cells_n, first_pn)
     return 2 * uv - uu - vv
+
+
+def means(pairs_nn: np.ndarray, cells_n: np.ndarray, first_pn: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Means [p] of a symmetric matrix within the first part, between both and within the second; args as `energies`."""
+    apart_nn = (cells_n[:, None] != cells_n[None]).astype(pairs_nn.dtype)
+    return sums(pairs_nn * apart_nn, first_pn).over(sums(apart_nn, first_pn))
 
 
 def energy(x_nd: np.ndarray, y_md: np.ndarray, cells_n: np.ndarray | None = None) -> float:

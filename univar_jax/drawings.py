@@ -9,7 +9,7 @@ from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 
-from univar_jax.figures import PALETTE, _plain, _png
+from univar_jax.figures import PALETTE, _png
 
 # From this share of the resamples on, an edge is drawn in full colour, and an arrow has its head.
 OFTEN = 0.8
@@ -58,7 +58,7 @@ def _name(ax: Axes, place: Array, name: str, along: bool, halo: list) -> None:
         left = place[0] < -1e-9
         look = {"ha": "right" if left else "left", "va": "center", "rotation_mode": "anchor"}
         look["rotation"] = turn + 180 if left else turn
-    ax.text(*(place * 1.06), _plain(name), fontsize=11, zorder=5, path_effects=halo, **look)
+    ax.text(*(place * 1.06), name, fontsize=11, zorder=5, path_effects=halo, **look)
 
 
 def _edge(ax: Axes, start: Array, end: Array, edge: dict, halo: list) -> None:
@@ -123,7 +123,7 @@ def score_matrix(cells: Sequence[dict], values: Sequence[str]) -> bytes:
         ax.set_yticks(range(len(keys)), names, fontsize=9)
     else:  # they could not be read
         ax.set(yticks=[], ylabel=f"{len(keys)} sources × conditions, by name")
-    ax.set_xticks(range(len(values)), [_plain(v) for v in values], fontsize=9, rotation=35, ha="right")
+    ax.set_xticks(range(len(values)), [v for v in values], fontsize=9, rotation=35, ha="right")
     if score_rv.size <= 200 and cells:
         for (i, j), score in np.ndenumerate(score_rv):
             ink = "white" if abs(score) > 0.7 else "black"

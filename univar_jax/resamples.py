@@ -19,6 +19,7 @@ PROBE, BOOTSTRAP, MAP, BY_COUNT, MATCHED, LENGTHS, LABELS, CONTROL = range(1, 9)
 ROWS, HALVES, EXCHANGED, SUPPORT, MANTEL, QUALITY, TEXTS, PLACED = range(9, 17)
 NOISE, SHIFTED, TOWARD = range(17, 20)
 ROLES, RELABELLED, STEERED, FOLDS, UNRELATED = range(60, 65)
+APART, MOVED, COMPARED = range(40, 43)
 # Numbers that are drawn at a time: 32 MiB.
 _AT_ONCE = 2**22
 
@@ -85,6 +86,25 @@ def paired(right_m: np.ndarray, other_m: np.ndarray, groups_m: Sequence[str], se
         verdict = "above" if ci[0] > 0 else "below"
     difference = float(np.mean(right_m) - np.mean(other_m))
     return {"difference": difference, "ci": ci, "groups": groups_of(groups_m), "verdict": verdict}
+
+
+def paired_ratio(over_m: np.ndarray, under_m: np.ndarray, groups_m: Sequence[str], seed: int = 0) -> dict:
+    """Mean of one number / mean of another of the same rows, with a 95 % percentile bootstrap interval.
+
+    Both are resampled together. The caller sees to it that the lower one is clearly not 0.
+
+    Args:
+      over_m, under_m: float [m].
+      groups_m: [m] question groups, at least two.
+
+    Returns:
+      ratio and ci, whose ends are None where they would be infinite.
+    """
+    over_r, under_r = (_means(x_m, groups_m, draws(seed, BOOTSTRAP), RESAMPLES) for x_m in (over_m, under_m))
+    ratio_r = np.divide(over_r, under_r, out=np.full(RESAMPLES, np.inf), where=under_r != 0)
+    ends = np.quantile(ratio_r, [0.025, 0.975], method="inverted_cdf")
+    found = float(np.mean(over_m) / np.mean(under_m))
+    return {"ratio": found, "ci": [float(q) if np.isfinite(q) else None for q in ends]}
 
 
 def ratio(

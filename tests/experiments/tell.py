@@ -21,7 +21,7 @@ def figures(metrics: dict, lines: list[dict]) -> dict:
     row = {key: f"{sum(line[key] for line in last) / len(last):.4f}" for key in ("loss", "loss_floor")}
     row |= {key: metrics[key] for key in ("n_fit", "n_scored", "groups", "sources")}
     row |= {"chance": _round(metrics["chance"]), "knn": _span(trained), "untouched": _span(untouched)}
-    row["paired"] = _paired(metrics["paired"][0])
+    row["paired"] = paired(metrics["paired"][0])
     row |= {"tfidf": _tfidf(metrics), "permutation_p": metrics["permutation_p"]}
     row |= {"lengths": _span(trained["length_matched"]), "lengths_untouched": _span(untouched["length_matched"])}
     row |= {"control": _span(trained["control"]), "control_untouched": _span(untouched["control"])}
@@ -35,7 +35,7 @@ def figures(metrics: dict, lines: list[dict]) -> dict:
         if scores is trained:
             row |= {"across_chance": _round(found[0]["chance"]), "across_groups": found[0]["groups"]} if found else {}
             row["across_tfidf"] = _tfidf(found[0]) if found else ""
-            row["across_paired"] = _paired(found[0]["tfidf"]["paired"]) if found else ""
+            row["across_paired"] = paired(found[0]["tfidf"]["paired"]) if found else ""
     return row
 
 
@@ -43,44 +43,48 @@ def _round(value: float) -> str:
     return f"{value:.3f}".removeprefix("0") if 0 <= value < 1 else f"{value:.3f}"
 
 
-def _interval(value: float, ends: list[float] | None) -> str:
+def interval(value: float, ends: list[float] | None) -> str:
+    """A figure with its interval, three digits."""
     return f"{_round(value)} [{', '.join(map(_round, ends))}]" if ends else _round(value)
 
 
 def _span(scores: dict | None) -> str:
-    return _interval(scores["knn"]["acc"], scores["knn"]["acc_ci"]) if scores and scores["knn"] else ""
+    return interval(scores["knn"]["acc"], scores["knn"]["acc_ci"]) if scores and scores["knn"] else ""
 
 
 def _tfidf(scores: dict | None) -> str:
-    return _interval(scores["tfidf"]["acc"], scores["tfidf"]["acc_ci"]) if scores and scores["tfidf"] else ""
+    return interval(scores["tfidf"]["acc"], scores["tfidf"]["acc_ci"]) if scores and scores["tfidf"] else ""
 
 
 def _ratio(found: dict | None) -> str:
-    return _interval(found["ratio"], found["ci"]) if found and found["ratio"] is not None else ""
+    return interval(found["ratio"], found["ci"]) if found and found["ratio"] is not None else ""
 
 
-def _paired(found: dict) -> str:
+def paired(found: dict) -> str:
+    """A difference with its interval."""
     ends = ", ".join(f"{end:+.3f}" for end in found["ci"]) if found["ci"] else ""
     return f"{found['difference']:+.3f}" + (f" [{ends}]" if ends else "")
 
 
-def rows() -> list[dict]:
-    """All finished runs."""
-    if not RUNS.exists():
+def rows(path: Path | None = None) -> list[dict]:
+    """All finished runs, of runs.csv or of another file."""
+    path = path or RUNS
+    if not path.exists():
         return []
-    with open(RUNS, newline="", encoding="utf-8") as file:
+    with open(path, newline="", encoding="utf-8") as file:
         return list(csv.DictReader(file))
 
 
-def append(row: dict) -> None:
+def append(row: dict, path: Path | None = None) -> None:
     """Writes the rows that are there, and one more, as one whole file."""
-    known = rows()
+    path = path or RUNS
+    known = rows(path)
     names = list(dict.fromkeys(name for r in (*known, row) for name in r))
     text = io.StringIO(newline="")
     writer = csv.DictWriter(text, names, restval="", lineterminator="\n")
     writer.writeheader()
     writer.writerows([*known, row])
-    files.write(RUNS, text.getvalue().encode())
+    files.write(path, text.getvalue().encode())
 
 
 def table(found: list[dict]) -> str:
