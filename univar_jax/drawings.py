@@ -118,7 +118,7 @@ def score_matrix(cells: Sequence[dict], values: Sequence[str]) -> bytes:
     figure, ax = plt.subplots(figsize=(wide, tall), layout="constrained")
     ax.set_facecolor("#d0d4d9")
     picture = ax.imshow(score_rv, cmap="PuOr_r", vmin=-1, vmax=1, aspect="auto", interpolation="nearest")
-    names = [_plain(" · ".join(filter(None, (s, "" if s.endswith(f"${p}") else p, c)))) for s, p, c in keys]
+    names = [" · ".join(filter(None, (s, "" if s.endswith(f"${p}") else p, c))) for s, p, c in keys]
     if len(keys) <= _MAX_NAMES:
         ax.set_yticks(range(len(keys)), names, fontsize=9)
     else:  # they could not be read
