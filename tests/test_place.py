@@ -170,6 +170,7 @@ def test_control_alone_is_placed_among_control(planted, tmp_path):
     assert m["kind"] == "control" and m["mine"][0]["nearest"] and "by style rather than values" in m["notes"][0]
 
 
+@pytest.mark.slow
 def test_end_to_end_on_real_answers(stage, tiny_bert, tmp_path):
     """The command line with a real, small encoder: one model's answers again under another name are found to be its."""
     names = ("qwen2.5-coder-0.5b-instruct", "smollm2-135m-instruct")
