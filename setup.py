@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from setuptools import setup
+from setuptools import find_packages, setup
 
 HERE = Path(__file__).parent
 
@@ -63,8 +63,8 @@ setup(
     long_description_content_type="text/markdown",
     license="Apache-2.0",
     python_requires=">=3.11",
-    packages=["univar_jax"],
-    package_data={"univar_jax": ["*.j2", "*.css", "*.js", "questions/*", "sample/*", "sample/qa/*"]},
+    packages=find_packages(include=["univar_jax", "univar_jax.*"]),
+    package_data={"univar_jax": ["*.j2", "report/*", "questions/*", "sample/*", "sample/qa/*"]},
     install_requires=CORE,
     extras_require={
         "analyze": ANALYZE,

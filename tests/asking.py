@@ -10,12 +10,12 @@ import time
 
 from tests.conftest import ROOT
 from tests.faulty import answer_of
-from univar_jax import bank
-from univar_jax.client import Limits
+from univar_jax.asking import bank
+from univar_jax.asking.client import Limits
+from univar_jax.asking.prompts import Asking
+from univar_jax.asking.work import Work
 from univar_jax.config import digest
 from univar_jax.elicit import Access, elicit
-from univar_jax.prompts import Asking
-from univar_jax.work import Work
 
 MODEL = "org/model-7b"
 QUICK = {"backoff": 0.01, "timeout": 60, "retries": 4, "concurrency": 8}

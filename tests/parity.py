@@ -14,10 +14,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from tests.test_export import FACTS
-from univar_jax import cli, encoder, export, files, models, modules, weights
+from univar_jax import cli, export, files
 from univar_jax.cli import UserError
-from univar_jax.loss import contrast
-from univar_jax.names import TABLES
+from univar_jax.encoders import encoder, models, modules, weights
+from univar_jax.encoders.names import TABLES
+from univar_jax.training.loss import contrast
 
 README = Path(__file__).parent.parent / "README.md"
 

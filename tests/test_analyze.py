@@ -10,8 +10,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from univar_jax import analyze, embeddings, page, qa, splits
+from univar_jax import analyze, embeddings, qa
 from univar_jax.cli import UserError
+from univar_jax.report import page
+from univar_jax.statistics import splits
 
 ROOT = pathlib.Path(__file__).parents[1]
 EVIL = "<script>alert(1)</script>"

@@ -2,7 +2,7 @@
 
 import pytest
 
-from univar_jax import bank
+from univar_jax.asking import bank
 from univar_jax.cli import UserError
 
 GOOD = """question_id,lang,question,value,framing,group_id

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from univar_jax import baselines
+from univar_jax.statistics import baselines
 
 
 def rows(word, size=120):

@@ -8,10 +8,12 @@ import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
-from univar_jax import batches, encoder, mesh, models, packing, shards, step
 from univar_jax.config import complete
-from univar_jax.packing import Group
-from univar_jax.shards import Pair
+from univar_jax.dataset import shards
+from univar_jax.dataset.shards import Pair
+from univar_jax.encoders import encoder, models
+from univar_jax.training import batches, mesh, packing, step
+from univar_jax.training.packing import Group
 
 
 @pytest.fixture(scope="module")

@@ -2,8 +2,8 @@
 
 import pytest
 
-from univar_jax import bounds
 from univar_jax.cli import UserError
+from univar_jax.statistics import bounds
 
 WHO = "owner: Ann, reason: tone, date: 2026-11-01"
 GOOD = """

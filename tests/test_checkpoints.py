@@ -2,7 +2,7 @@
 
 from etils import epath
 
-from univar_jax.checkpoints import _LAST, _Copied
+from univar_jax.training.checkpoints import _LAST, _Copied
 
 
 def checkpoint(folder, step, said, whole=True):

@@ -6,9 +6,9 @@ import time
 import pytest
 
 from tests.faulty import Faulty, answer_of
-from univar_jax import client
+from univar_jax.asking import client
+from univar_jax.asking.client import Failed, Limits, Server
 from univar_jax.cli import UserError
-from univar_jax.client import Failed, Limits, Server
 
 QUICK = {"backoff": 0.01, "timeout": 30, "retries": 3}  # long enough for a machine with other things to do
 SECRET = "sk-this-is-the-secret-key"

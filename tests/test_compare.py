@@ -8,8 +8,10 @@ import sys
 import numpy as np
 import pytest
 
-from univar_jax import compare, maps, noise, resamples
+from univar_jax import compare
 from univar_jax.cli import UserError
+from univar_jax.report import maps
+from univar_jax.statistics import noise, resamples
 
 from .test_analyze import EVIL, write
 from .test_shifts import answers

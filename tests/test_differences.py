@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from univar_jax import differences
+from univar_jax.statistics import differences
 
 PAIR = [("a", "b")]
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from univar_jax import dendrogram, distances, resamples
+from univar_jax.statistics import dendrogram, distances, resamples
 
 from .test_resamples import uniform
 

@@ -11,7 +11,7 @@ import pytest
 
 from tests.asking import MODEL, QUICK, SECRET, content, entry, journal, read, run, slow, start, wait_for_answers
 from tests.faulty import Faulty, answer_of
-from univar_jax import ask
+from univar_jax.asking import ask
 from univar_jax.cli import UserError
 
 PASSING = ("429", "429 date", "500", "503", "hang", "cut", "malformed", "html", "no choices")

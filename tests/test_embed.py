@@ -7,10 +7,12 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from univar_jax import embed, encode, encoder, mesh, models, qa, runs, weights
+from univar_jax import embed, qa, runs
 from univar_jax.cli import UserError
-from univar_jax.shards import read_manifest
+from univar_jax.dataset.shards import read_manifest
+from univar_jax.encoders import encode, encoder, models, weights
 from univar_jax.train import train
+from univar_jax.training import mesh
 
 from .conftest import SAMPLE
 

@@ -20,7 +20,7 @@ from tests.parity import (
     random_model,
     vectors_apart,
 )
-from univar_jax import encoder, layers, models, weights
+from univar_jax.encoders import encoder, layers, models, weights
 
 KINDS = [case for case in CASES if "/" not in case or case in ("bert/cls", "nomic_bert/dynamic")]
 SEGMENTS = max(map(len, LENGTHS))

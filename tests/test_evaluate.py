@@ -6,7 +6,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import f1_score
 from sklearn.neighbors import KNeighborsClassifier
 
-from univar_jax import evaluate
+from univar_jax.statistics import evaluate
 
 
 def vectors(seed, rows, d=8):

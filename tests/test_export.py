@@ -8,9 +8,10 @@ import socket
 import numpy as np
 import pytest
 
-from univar_jax import encoder, export, models, weights
+from univar_jax import export
 from univar_jax.cli import UserError
-from univar_jax.loss import leading
+from univar_jax.encoders import encoder, models, weights
+from univar_jax.training.loss import leading
 
 SIZES = {"vocab_size": 30522, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
 KINDS = {

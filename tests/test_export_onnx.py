@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 
 from tests.test_export import FACTS, KINDS, base
-from univar_jax import export, export_onnx
+from univar_jax import export
 from univar_jax.cli import UserError
+from univar_jax.encoders import export_onnx
 
 pytest.importorskip("sentence_transformers", reason="needs torch: pip install 'univar_jax[torch]'")
 onnx = pytest.importorskip("onnx", reason="needs onnx: pip install 'univar_jax[onnx]'")

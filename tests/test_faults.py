@@ -7,7 +7,7 @@ import pytest
 
 from tests.faults import damage, hits, hosts, lives, tell
 from tests.faults.place import Place
-from univar_jax import shards
+from univar_jax.dataset import shards
 
 KILLS, TERMS, FLIPS = 5, 3, 100
 

@@ -5,7 +5,7 @@ import warnings
 import numpy as np
 import pytest
 
-from univar_jax import figures
+from univar_jax.report import figures
 
 
 def columns(sources, rows=200):

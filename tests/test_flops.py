@@ -8,10 +8,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from univar_jax import encoder, flops
 from univar_jax.config import complete, defaults
-from univar_jax.models import EncoderConfig
-from univar_jax.progress import Progress
+from univar_jax.encoders import encoder, flops
+from univar_jax.encoders.models import EncoderConfig
+from univar_jax.training.progress import Progress
 
 BERT = EncoderConfig(
     architecture="bert",

@@ -12,8 +12,9 @@ import pytest
 
 pytest.importorskip("causallearn", reason="the [graph] extra is not installed")
 
-from univar_jax import causal, graph
+from univar_jax import graph
 from univar_jax.cli import UserError
+from univar_jax.statistics import causal
 
 ROOT = pathlib.Path(__file__).parents[1]
 SHARED = pathlib.Path(os.environ.get("UNIVAR_SHARED") or ROOT.parent / "shared") / "data" / "value_graph"

@@ -6,9 +6,9 @@ import os
 
 import pytest
 
-from univar_jax import journal
+from univar_jax.asking import journal
+from univar_jax.asking.journal import Journal
 from univar_jax.cli import UserError
-from univar_jax.journal import Journal
 
 SETTINGS = {"model": "m"}
 

@@ -5,7 +5,7 @@ import csv
 import pytest
 
 from tests.conftest import SAMPLE
-from univar_jax import languages
+from univar_jax.asking import languages
 
 SPANISH = "No creo que sea correcto mentir a un amigo, aunque a veces la verdad duele mucho."
 CHINESE = "我认为说谎是不对的，但是有时候善意的谎言可以接受，因为它保护别人的感情。"

@@ -8,9 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from univar_jax import mesh as meshing
-from univar_jax import ring
-from univar_jax.loss import contrast, floor, leading, matryoshka
+from univar_jax.training import mesh as meshing
+from univar_jax.training import ring
+from univar_jax.training.loss import contrast, floor, leading, matryoshka
 
 torch = pytest.importorskip("torch", reason="the [torch] extra is not installed")
 

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from univar_jax import mantel
 from univar_jax.cli import UserError
+from univar_jax.statistics import mantel
 
 from .test_resamples import uniform
 

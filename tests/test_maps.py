@@ -5,7 +5,7 @@ import dataclasses
 import numpy as np
 import pytest
 
-from univar_jax import maps
+from univar_jax.report import maps
 
 
 def drawn(xy_n2, umap_n2=None):

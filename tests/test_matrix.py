@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from univar_jax import matrix
 from univar_jax.cli import UserError
+from univar_jax.statistics import matrix
 
 from .test_graph import planted, run, write
 

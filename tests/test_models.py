@@ -6,8 +6,8 @@ import sys
 
 import pytest
 
-from univar_jax import hfconfig, minilm, models
 from univar_jax.cli import UserError
+from univar_jax.encoders import hfconfig, minilm, models
 
 NOMIC_FIRST = {  # the keys of the config.json that nomic-ai published first
     "model_type": "nomic_bert",
@@ -296,5 +296,5 @@ def test_broken_config_and_missing_tokenizer(tmp_path):
 
 
 def test_no_jax_and_no_torch():
-    code = "import sys, univar_jax.weights; assert not {'jax', 'torch', 'transformers'} & set(sys.modules)"
+    code = "import sys, univar_jax.encoders.weights; assert not {'jax', 'torch', 'transformers'} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)

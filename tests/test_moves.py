@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from univar_jax import distances, moves, resamples
+from univar_jax.statistics import distances, moves, resamples
 
 from .test_distances import unit
 from .test_resamples import uniform

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from univar_jax import distances, nearest, resamples
+from univar_jax.statistics import distances, nearest, resamples
 
 HOME = np.linalg.qr(np.random.default_rng(99).normal(size=(16, 16)))[0]
 # Of so many repetitions a share of .05 is above .05 + 3.1 standard errors once in a thousand.

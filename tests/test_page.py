@@ -7,7 +7,8 @@ import pathlib
 import numpy as np
 import pytest
 
-from univar_jax import dendrogram, figures, maps, page
+from univar_jax.report import figures, maps, page
+from univar_jax.statistics import dendrogram
 
 EVIL = "</script><img src=x onerror=document.title='got'>"
 # Of one redraw of 50,000 points, the median of nine: about 20 on two cores without a GPU; they may be busy.

@@ -6,7 +6,7 @@ import pytest
 
 from tests import parity
 from univar_jax.cli import UserError
-from univar_jax.names import TABLES
+from univar_jax.encoders.names import TABLES
 
 FIGURE = r"(\d\.\de[+-]\d\d)"
 ROW = re.compile(

@@ -6,8 +6,8 @@ import subprocess
 import pytest
 
 from tests.conftest import ROOT, SAMPLE
-from univar_jax import pipeline
 from univar_jax.cli import UserError
+from univar_jax.dataset import pipeline
 
 # Three shards, so that there is something to spread.
 CONFIG = """

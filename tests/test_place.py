@@ -9,8 +9,9 @@ import types
 import numpy as np
 import pytest
 
-from univar_jax import embed, figures, maps, place
+from univar_jax import embed, place
 from univar_jax.cli import UserError
+from univar_jax.report import figures, maps
 
 from .conftest import SAMPLE
 from .test_analyze import EVIL, corpus, vectors, write

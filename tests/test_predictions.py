@@ -5,9 +5,9 @@ import itertools
 import numpy as np
 import pytest
 
-from univar_jax import predictions, recovered, resamples
 from univar_jax.cli import UserError
-from univar_jax.predictions import HARD, SOFT, Predicted
+from univar_jax.statistics import predictions, recovered, resamples
+from univar_jax.statistics.predictions import HARD, SOFT, Predicted
 
 HEAD = "item,group,truth,role,name,taught_by,seed,label"
 

@@ -11,8 +11,10 @@ import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
-from univar_jax import config, files, models, pairs, prepare, qa, shards
+from univar_jax import config, files, prepare, qa
 from univar_jax.cli import UserError
+from univar_jax.dataset import pairs, shards
+from univar_jax.encoders import models
 
 COLUMNS = ("model", "lang", "question", "answer", "question_id", "value_relevant")
 VALUES = {"max_qas": 3, "max_tokens": 48, "epochs": 3}

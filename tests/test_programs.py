@@ -8,7 +8,7 @@ import pytest
 FAULTS = """
 import resource, sys
 import jax, jax.numpy as jnp
-from univar_jax import programs
+from univar_jax.training import programs
 if sys.argv[1] == "keep":
     programs.keep_memory()
 x = jnp.ones((2048, 2048))  # 16 MiB

@@ -9,7 +9,8 @@ import pytest
 
 from tests.conftest import ROOT
 from tests.parity import LIMITS, exported, real, real_model, vectors_apart, whole
-from univar_jax import export, models, weights
+from univar_jax import export
+from univar_jax.encoders import models, weights
 
 pytest.importorskip("sentence_transformers", reason="needs torch: pip install 'univar_jax[torch]'")
 

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from tests.test_shards import assert_same, codec, opened, some_pairs, write_folder
-from univar_jax import shards
 from univar_jax.cli import UserError
+from univar_jax.dataset import shards
 
 
 def crc32c(data):

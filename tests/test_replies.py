@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from univar_jax import replies
+from univar_jax.asking import replies
 
 REFUSALS = {
     "eng": "I'm sorry, but I can't help with that.",

@@ -9,7 +9,8 @@ import sys
 
 import pytest
 
-from univar_jax import page, qa
+from univar_jax import qa
+from univar_jax.report import page
 
 from .test_analyze import EVIL, FILES, ROOT, corpus, vectors, write
 

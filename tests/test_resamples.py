@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from univar_jax import resamples
+from univar_jax.statistics import resamples
 
 
 def uniform(p_values, levels=(0.05, 0.2, 0.5)):

@@ -5,7 +5,8 @@ import json
 import numpy as np
 import pytest
 
-from univar_jax import analyze, embeddings, scores
+from univar_jax import analyze, embeddings
+from univar_jax.statistics import scores
 
 from .test_analyze import corpus, vectors
 

@@ -16,8 +16,9 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import ROOT
-from univar_jax import serve, wheels
+from univar_jax import serve
 from univar_jax.cli import UserError
+from univar_jax.encoders import wheels
 
 RUNTIME = importlib.util.find_spec("xllamacpp") is not None
 needs_runtime = pytest.mark.skipif(not RUNTIME, reason="needs llama.cpp: pip install 'univar_jax[local]'")

@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 import tensorflow_datasets as tfds
 
-from univar_jax import config, shards
+from univar_jax import config
 from univar_jax.cli import UserError
+from univar_jax.dataset import shards
 
 SOURCES = ["a$eng", "a$zho$nurse", "é b$eng"]
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from univar_jax import distances, nearest, noise, resamples, shifts
+from univar_jax.statistics import distances, nearest, noise, resamples, shifts
 
 REPEATS = 500
 

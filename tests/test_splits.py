@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from univar_jax import splits
+from univar_jax.statistics import splits
 
 
 def objects(*values):

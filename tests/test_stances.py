@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from univar_jax import stances
+from univar_jax.statistics import stances
 
 
 @pytest.mark.parametrize(

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from univar_jax import causal, matrix, steering
 from univar_jax.cli import UserError
+from univar_jax.statistics import causal, matrix, steering
 
 from .test_graph import planted, run, write
 

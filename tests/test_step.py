@@ -4,9 +4,10 @@ import jax
 import numpy as np
 import pytest
 
-from univar_jax import batches, encoder, mesh, models, packing, step, weights
 from univar_jax.config import complete, defaults
-from univar_jax.shards import Shards, read_manifest
+from univar_jax.dataset.shards import Shards, read_manifest
+from univar_jax.encoders import encoder, models, weights
+from univar_jax.training import batches, mesh, packing, step
 
 torch = pytest.importorskip("torch", reason="the [torch] extra is not installed")
 transformers = pytest.importorskip("transformers")

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 
-from univar_jax import models as encoders
-from univar_jax import qa, tokens
+from univar_jax import qa
+from univar_jax.encoders import models as encoders
+from univar_jax.encoders import tokens
 
 from .conftest import SAMPLE
 

@@ -7,8 +7,9 @@ import sys
 import numpy as np
 import pytest
 
-from univar_jax import moves, transfer
+from univar_jax import transfer
 from univar_jax.cli import UserError
+from univar_jax.statistics import moves
 
 from .test_analyze import EVIL, ROOT, write
 from .test_moves import sources

@@ -7,8 +7,9 @@ import pathlib
 import numpy as np
 import pytest
 
-from univar_jax import matrix, readout, resamples, stances, values
+from univar_jax import values
 from univar_jax.cli import UserError
+from univar_jax.statistics import matrix, readout, resamples, stances
 
 from .test_analyze import EVIL, write
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from univar_jax.views import Law
+from univar_jax.dataset.views import Law
 
 LAW = Law(seed=42, split="train", sizes=(5, 0, 12, 3, 40), max_qas=5, disjoint=False)
 EPOCH = sum(LAW.sizes)

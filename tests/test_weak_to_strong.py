@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 
 from tests.experiments import tell, tune, weak_to_strong
-from univar_jax import predictions, qa
+from univar_jax import qa
 from univar_jax.cli import UserError
+from univar_jax.statistics import predictions
 
 WORDS = {"x": "green meadow river", "y": "engine steel wheel", "z": "sugar bread honey"}
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from univar_jax import wheels
+from univar_jax.encoders import wheels
 
 
 @pytest.fixture

@@ -35,26 +35,13 @@ from collections.abc import Sequence
 import numpy as np
 from etils import epath
 
-from univar_jax import (
-    baselines,
-    cli,
-    dendrogram,
-    differences,
-    distances,
-    files,
-    mantel,
-    maps,
-    page,
-    qa,
-    resamples,
-    scores,
-    screen,
-    splits,
-)
+from univar_jax import cli, files, qa
 from univar_jax import embeddings as embedding_files
 from univar_jax.cli import UserError
 from univar_jax.config import digest
 from univar_jax.embeddings import Encoder
+from univar_jax.report import maps, page, screen
+from univar_jax.statistics import baselines, dendrogram, differences, distances, mantel, resamples, scores, splits
 
 _ABOUT = ("weights", "step", "config_hash", "version", "qas_per_view")
 # Goes up when equal inputs give another report: a finished one of before is then another.

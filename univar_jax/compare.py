@@ -32,26 +32,14 @@ from collections.abc import Sequence
 import numpy as np
 from etils import epath
 
-from univar_jax import (
-    asked,
-    cli,
-    differences,
-    distances,
-    files,
-    maps,
-    nearest,
-    noise,
-    page,
-    qa,
-    resamples,
-    screen,
-    shifts,
-)
-from univar_jax import bounds as bounds_file
+from univar_jax import cli, files, qa
 from univar_jax import embeddings as embedding_files
 from univar_jax.cli import UserError
 from univar_jax.config import digest
 from univar_jax.embeddings import Encoder
+from univar_jax.report import maps, page, screen
+from univar_jax.statistics import asked, differences, distances, nearest, noise, resamples, shifts
+from univar_jax.statistics import bounds as bounds_file
 
 NOT_WITHIN = 3  # the exit code
 # Goes up when equal inputs give another report.

@@ -17,12 +17,12 @@ from univar_jax import cli
 from univar_jax.cli import UserError
 
 with cli.extra("elicit"):
-    from univar_jax import ask, bank, client, elicited, estimate, languages
-    from univar_jax.client import Limits, Server
+    from univar_jax.asking import ask, bank, client, elicited, estimate, languages
+    from univar_jax.asking.client import Limits, Server
+    from univar_jax.asking.journal import Journal
+    from univar_jax.asking.prompts import Asking
+    from univar_jax.asking.work import Work
     from univar_jax.config import digest
-    from univar_jax.journal import Journal
-    from univar_jax.prompts import Asking
-    from univar_jax.work import Work
 
 
 @dataclasses.dataclass(frozen=True)

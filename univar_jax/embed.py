@@ -12,10 +12,12 @@ import pyarrow.parquet as pq
 from absl import flags
 from etils import epath
 
-from univar_jax import __version__, cli, encode, encoder, files, mesh, models, programs, qa, runs, tokens, weights
+from univar_jax import __version__, cli, files, qa, runs
 from univar_jax import config as configs
 from univar_jax.cli import UserError
-from univar_jax.loss import leading
+from univar_jax.encoders import encode, encoder, models, tokens, weights
+from univar_jax.training import mesh, programs
+from univar_jax.training.loss import leading
 
 # A cap below this leaves no room beside the special tokens.
 _FEWEST = 8

@@ -13,9 +13,11 @@ import numpy as np
 from etils import epath
 
 import univar_jax
-from univar_jax import cli, encode, encoder, export_onnx, files, hfconfig, mesh, models, modules, names, weights
+from univar_jax import cli, files
 from univar_jax import config as univar_config
 from univar_jax.cli import UserError
+from univar_jax.encoders import encode, encoder, export_onnx, hfconfig, models, modules, names, weights
+from univar_jax.training import mesh
 
 # Largest difference of a coordinate of unit vectors, float32: measured 1e-7 to 4e-7, a wrong word is above 1e-3.
 PARITY_LIMIT = 1e-5
@@ -37,7 +39,7 @@ def export(workdir: str, out: str, step: int | None, dtype: str = "float32", onn
     Returns:
       0.
     """
-    from univar_jax import runs  # orbax takes seconds; export_params does without it
+    from univar_jax import runs
 
     run = runs.read(workdir, step)
     facts = {

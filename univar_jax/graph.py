@@ -30,10 +30,12 @@ import numpy as np
 from etils import epath
 from scipy import stats
 
-from univar_jax import causal, cli, drawings, files, matrix, resamples, shared_edges, sheet, steering
+from univar_jax import cli, files
 from univar_jax.cli import UserError
 from univar_jax.config import digest
-from univar_jax.matrix import Matrix
+from univar_jax.report import drawings, sheet
+from univar_jax.statistics import causal, matrix, resamples, shared_edges, steering
+from univar_jax.statistics.matrix import Matrix
 
 # Goes up when equal inputs give another report: a finished one of before is then another.
 _EDITION = 1

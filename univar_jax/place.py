@@ -30,27 +30,16 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from etils import epath
 
-from univar_jax import (
-    cli,
-    differences,
-    distances,
-    embed,
-    figures,
-    files,
-    maps,
-    models,
-    nearest,
-    page,
-    programs,
-    qa,
-    resamples,
-    screen,
-)
+from univar_jax import cli, embed, files, qa
 from univar_jax import embeddings as embedding_files
-from univar_jax import mine as my
 from univar_jax.cli import UserError
 from univar_jax.config import digest
 from univar_jax.embeddings import Encoder
+from univar_jax.encoders import models
+from univar_jax.report import figures, maps, page, screen
+from univar_jax.statistics import differences, distances, nearest, resamples
+from univar_jax.statistics import mine as my
+from univar_jax.training import programs
 
 # Goes up when equal inputs give another report.
 _EDITION = 1

@@ -15,9 +15,11 @@ from etils import epath
 from ml_collections import ConfigDict, config_flags
 from tokenizers import Tokenizer
 
-from univar_jax import cli, files, models, pairs, pipeline, qa, shards, tokens, views
+from univar_jax import cli, files, qa
 from univar_jax import config as configs
 from univar_jax.cli import UserError
+from univar_jax.dataset import pairs, pipeline, shards, views
+from univar_jax.encoders import models, tokens
 from univar_jax.files import Place
 
 # Raised when the law of views, a QA's text or the shards' layout changes: a folder of another law is another.

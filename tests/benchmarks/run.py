@@ -19,8 +19,10 @@ from absl import app, flags
 from ml_collections import ConfigDict
 
 from tests.benchmarks import fill, ways
-from univar_jax import flops, models, qa, shards
+from univar_jax import qa
 from univar_jax.config import complete
+from univar_jax.dataset import shards
+from univar_jax.encoders import flops, models
 
 # Name, most QAs of a view, its cap, tokens of short rows, pairs. At 64 pairs of lambda5 the four processes that take
 # turns would need more than 24 GB.

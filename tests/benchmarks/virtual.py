@@ -9,8 +9,10 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from univar_jax import batches, encoder, loss, mesh, models, packing, programs, shards, step, weights
 from univar_jax.config import complete
+from univar_jax.dataset import shards
+from univar_jax.encoders import encoder, models, weights
+from univar_jax.training import batches, loss, mesh, packing, programs, step
 
 _SPREADS = ("dense", "gathered", "ring")
 

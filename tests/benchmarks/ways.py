@@ -21,7 +21,7 @@ TRAIN = {
     "cached": "sentence-transformers, CachedMultipleNegativesRankingLoss",
     "maximum": "the original's way: torch, padded to the cap",
 }
-EMBED = {"ours": "univar_jax.encode", "longest": "SentenceTransformer.encode"}
+EMBED = {"ours": "univar_jax.encoders.encode", "longest": "SentenceTransformer.encode"}
 
 
 class Signals:
@@ -55,8 +55,10 @@ def train_ours(work: Path, signals: Signals) -> None:
     import jax
     from ml_collections import ConfigDict
 
-    from univar_jax import batches, encoder, mesh, models, packing, programs, shards, step, weights
     from univar_jax.config import complete
+    from univar_jax.dataset import shards
+    from univar_jax.encoders import encoder, models, weights
+    from univar_jax.training import batches, mesh, packing, programs, step
 
     programs.keep_memory()
     facts = read(work)
@@ -183,7 +185,8 @@ def train_maximum(work: Path, signals: Signals) -> None:
 
 
 def embed_ours(work: Path, signals: Signals) -> None:
-    from univar_jax import encode, encoder, mesh, models, programs, tokens, weights
+    from univar_jax.encoders import encode, encoder, models, tokens, weights
+    from univar_jax.training import mesh, programs
 
     programs.keep_memory()
     facts = read(work)

@@ -21,8 +21,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from tests.experiments import tell
-from univar_jax import cli, files, qa, shards
+from univar_jax import cli, files, qa
 from univar_jax.cli import UserError
+from univar_jax.dataset import shards
 
 # Corpora that are trained on, and for each set that is embedded and scored: corpus → share of its questions, since
 # whole corpora would take longer to embed than to train, and the name it goes by.

@@ -27,9 +27,12 @@ import numpy as np
 
 from tests.experiments import run, tell, tune
 from tests.experiments.tune import Model
-from univar_jax import cli, config, files, predictions, programs, qa, recovered, resamples, weights
+from univar_jax import cli, config, files, qa
 from univar_jax.cli import UserError
-from univar_jax.predictions import HARD, SOFT, Predicted
+from univar_jax.encoders import weights
+from univar_jax.statistics import predictions, recovered, resamples
+from univar_jax.statistics.predictions import HARD, SOFT, Predicted
+from univar_jax.training import programs
 
 ROWS = Path(__file__).with_name("weak_to_strong.csv")
 # Answers of each side, by lot; a third of the weak ones for each teacher.

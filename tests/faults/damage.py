@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 
 from tests.faults.place import SAMPLE, Place
-from univar_jax import shards
 from univar_jax.cli import UserError
+from univar_jax.dataset import shards
 
 _READERS = ("training", "verify")
 

@@ -15,7 +15,8 @@ import numpy as np
 import orbax.checkpoint as ocp
 from etils import epath
 
-from univar_jax import config, encoder, models, prepare, weights
+from univar_jax import config, prepare
+from univar_jax.encoders import encoder, models, weights
 
 ROOT = Path(__file__).parent.parent.parent
 SAMPLE = ROOT / "univar_jax" / "sample" / "qa"

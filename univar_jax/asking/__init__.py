@@ -1,0 +1,1 @@
+"""Questions and their journal of answers: the rooms behind elicit."""

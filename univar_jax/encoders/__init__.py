@@ -1,0 +1,1 @@
+"""Encoders: their weights in and out, and vectors of packed rows."""

@@ -1,0 +1,1 @@
+"""Pages and pictures: figures in, files as bytes out."""

@@ -1,0 +1,1 @@
+"""Scores, distances and their chances, in numpy, scipy and scikit-learn; no jax."""

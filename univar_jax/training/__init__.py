@@ -1,0 +1,1 @@
+"""One run over many devices: the rooms behind train."""
