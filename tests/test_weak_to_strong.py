@@ -72,6 +72,7 @@ def test_the_first_layers_are_those_of_the_whole(model):
     np.testing.assert_allclose(model.first(2).vectors(["a b"]), model.vectors(["a b"]))
 
 
+@pytest.mark.slow
 def test_fine_tuning_moves_all_layers_and_beats_its_probe(model, monkeypatch):
     """Labels by the order of two words, which a mean of a random encoder's vectors hardly shows."""
     monkeypatch.setattr(tune, "EPOCHS", 25)
@@ -91,6 +92,7 @@ def test_fine_tuning_moves_all_layers_and_beats_its_probe(model, monkeypatch):
     assert loss(after) < 0.5 * loss(before) and (after.label_m == labels).all()
 
 
+@pytest.mark.slow
 def test_a_run_goes_on_ends_in_a_report_and_is_not_run_again(small, tiny_bert, tmp_path, capsys, monkeypatch):
     def go():
         weak_to_strong.experiment(str(small), str(tmp_path / "out"), [0, 1], str(tiny_bert), str(tiny_bert))
