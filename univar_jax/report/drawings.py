@@ -1,4 +1,4 @@
-"""The pictures of graph and values, as PNG; equal input, equal bytes."""
+"""The pictures of graph, values and transfer, as PNG; equal input, equal bytes."""
 
 from collections.abc import Sequence
 
@@ -9,7 +9,7 @@ from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 
-from univar_jax.report.figures import PALETTE, _png
+from univar_jax.report.figures import PALETTE, label, png
 
 # From this share of the resamples on, an edge is drawn in full colour, and an arrow has its head.
 OFTEN = 0.8
@@ -45,7 +45,7 @@ def value_graph(metrics: dict) -> bytes:
     ax.set(xlim=(-1.75, 1.75), ylim=(-reach, reach), aspect="equal")
     ax.axis("off")
     figure.legend(handles=_graph_keys(resampled), loc="outside lower center", ncols=1, frameon=False, fontsize=9.5)
-    return _png(figure)
+    return png(figure)
 
 
 def _name(ax: Axes, place: Array, name: str, along: bool, halo: list) -> None:
@@ -131,7 +131,7 @@ def score_matrix(cells: Sequence[dict], values: Sequence[str]) -> bytes:
                 j, i, "–" if np.isnan(score) else f"{score:+.2f}", ha="center", va="center", color=ink, fontsize=8.5
             )
     figure.colorbar(picture, ax=ax, location="top", shrink=0.6, aspect=30).set_label("against … for the value")
-    return _png(figure)
+    return png(figure)
 
 
 def reliability(bins: Sequence[dict]) -> bytes:
@@ -157,4 +157,45 @@ def reliability(bins: Sequence[dict]) -> bytes:
     keys = [Line2D([], [], color="#333333", ls="--", label="as told")]
     keys += [few] if any(not one["came_true_ci"] for one in bins) else []
     ax.legend(handles=keys, frameon=False, loc="lower right", fontsize=9)
-    return _png(figure)
+    return png(figure)
+
+
+def moved(part: dict, roles: dict) -> bytes:
+    """Where a student went: mean vectors on a plane, and each source's distances to the ceiling with what chance makes.
+
+    Args:
+      part: of transfer.json, with distances.
+      roles: its `sources`.
+    """
+    looks = {roles["before"]: (PALETTE[6], "o"), roles["after"]: (PALETTE[0], "o"), roles["ceiling"]: (PALETTE[2], "s")}
+    looks |= {name: (PALETTE[1], "^") for name in roles["teachers"]}
+    figure, axes = plt.subplot_mosaic(
+        [["plane", "energy"], ["plane", "centroid"]], figsize=(11, 5), layout="constrained"
+    )
+    plane, start, end = axes.pop("plane"), part["places"][roles["before"]], part["places"][roles["after"]]
+    plane.axhline(0, color="#dddddd", lw=1, zorder=0)
+    plane.annotate("", end, start, arrowprops={"arrowstyle": "-|>", "color": PALETTE[0], "lw": 2, "shrinkB": 6})
+    for name, (tint, marker) in looks.items():
+        plane.plot(*part["places"][name], marker, color=tint, ms=10, mec="white", zorder=4)
+    low_2, high_2 = (of(list(part["places"].values()), axis=0) for of in (np.min, np.max))
+    half = 0.7 * max(high_2 - low_2)  # one scale on both axes, with room for names, and set before names are placed
+    x, y = (low_2 + high_2) / 2
+    plane.set(xlim=(x - half, x + half), ylim=(y - half, y + half))
+    label(plane, [(*part["places"][name], name) for name in looks])
+    plane.set(xlabel="from before (0) to the ceiling (1), mean vectors", ylabel="what the others differ in most")
+    plane.spines[["top", "right"]].set_visible(False)
+    for word, ax in axes.items():
+        found = part[word]
+        lines = [(roles[end], found[end], found[f"{end}_ci"]) for end in ("before", "after")]
+        lines += [(name, of[word]["ceiling"], of[word]["ceiling_ci"]) for name, of in part["teachers"].items()]
+        ax.axvspan(0, found["floor"], color="#e5e5e5", label="as by chance, were they one")
+        for y, (name, far, ends) in enumerate(lines):
+            tint, marker = looks[name]
+            ax.plot(ends, [y, y], color=tint, lw=3, alpha=0.5, solid_capstyle="round")
+            ax.plot(far, y, marker, color=tint, ms=9)
+        ax.set_yticks(range(len(lines)), [name for name, _, _ in lines])
+        ax.set(ylim=(len(lines) - 0.5, -0.5), xlabel=f"{word} distance to {roles['ceiling']}")
+        ax.axvline(0, color="#333333", lw=1)
+        ax.spines[["top", "right", "left"]].set_visible(False)
+    figure.legend(*ax.get_legend_handles_labels(), loc="outside upper right", frameon=False)
+    return png(figure)

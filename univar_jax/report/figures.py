@@ -93,10 +93,10 @@ def value_map(xy_n2: Array, columns: dict[str, Array], axes: tuple[str, str], mi
         langs = sorted(set(columns["lang"]))
         labels = [label for label in labels if label[2] in mine]
         labels += [(*xy_n2[columns["lang"] == lang].mean(0), lang) for lang in langs if len(langs) > 1]
-    _label(ax, labels)
+    label(ax, labels)
     if keys:
         figure.legend(handles=keys, loc="outside lower center", ncols=wide, frameon=False, fontsize=10)
-    return _png(figure)
+    return png(figure)
 
 
 def moves(xy_n2: Array, columns: dict[str, Array], axes: tuple[str, str], arrows: Sequence[dict]) -> bytes:
@@ -130,8 +130,8 @@ def moves(xy_n2: Array, columns: dict[str, Array], axes: tuple[str, str], arrows
     labels |= {(*arrow["start"], arrow["before"]) for arrow in arrows} if len(befores) <= MAX_LABELS else set()
     ax.set(xlabel=axes[0], ylabel=axes[1], xticks=[], yticks=[])
     ax.spines[:].set_color("#bbbbbb")
-    _label(ax, sorted(labels))
-    return _png(figure)
+    label(ax, sorted(labels))
+    return png(figure)
 
 
 def _window(ax: Axes, arrows: Sequence[dict]) -> None:
@@ -152,7 +152,7 @@ def hull(xy_n2: Array) -> Array | None:
         return None
 
 
-def _label(ax: Axes, labels: list[tuple[float, float, str]]) -> None:
+def label(ax: Axes, labels: list[tuple[float, float, str]]) -> None:
     """Names beside their points, pushed upwards where they would lie on one another, with a thin leader."""
     to_axes = ax.transLimits.transform
     placed: list[tuple[float, float, float]] = []
@@ -208,7 +208,7 @@ def distances(names: Sequence[str], d_ss: Array) -> bytes:
         _numbers(ax, d_ss[np.ix_(order, order)])
     bar = figure.colorbar(picture, ax=[tree, ax], location="top", shrink=0.5, aspect=30)
     bar.set_label("cosine distance of centroids")
-    return _png(figure)
+    return png(figure)
 
 
 def _numbers(ax: Axes, d_ss: Array) -> None:
@@ -246,7 +246,7 @@ def scores(encoders: Sequence[dict]) -> bytes:
     ax.spines[["top", "right", "left"]].set_visible(False)
     dashed = Line2D([], [], color="#333333", ls="--", label="chance")
     figure.legend(handles=[dashed], loc="outside upper right", frameon=False)
-    return _png(figure)
+    return png(figure)
 
 
 def nearest(placed: Sequence[dict]) -> bytes:
@@ -267,51 +267,11 @@ def nearest(placed: Sequence[dict]) -> bytes:
     ax.grid(axis="x", color="#e5e5e5")
     ax.set_axisbelow(True)
     ax.spines[["top", "right", "left"]].set_visible(False)
-    return _png(figure)
+    return png(figure)
 
 
-def moved(part: dict, roles: dict) -> bytes:
-    """Where a student went: mean vectors on a plane, and each source's distances to the ceiling with what chance makes.
-
-    Args:
-      part: of transfer.json, with distances.
-      roles: its `sources`.
-    """
-    looks = {roles["before"]: (PALETTE[6], "o"), roles["after"]: (PALETTE[0], "o"), roles["ceiling"]: (PALETTE[2], "s")}
-    looks |= {name: (PALETTE[1], "^") for name in roles["teachers"]}
-    figure, axes = plt.subplot_mosaic(
-        [["plane", "energy"], ["plane", "centroid"]], figsize=(11, 5), layout="constrained"
-    )
-    plane, start, end = axes.pop("plane"), part["places"][roles["before"]], part["places"][roles["after"]]
-    plane.axhline(0, color="#dddddd", lw=1, zorder=0)
-    plane.annotate("", end, start, arrowprops={"arrowstyle": "-|>", "color": PALETTE[0], "lw": 2, "shrinkB": 6})
-    for name, (tint, marker) in looks.items():
-        plane.plot(*part["places"][name], marker, color=tint, ms=10, mec="white", zorder=4)
-    low_2, high_2 = (of(list(part["places"].values()), axis=0) for of in (np.min, np.max))
-    half = 0.7 * max(high_2 - low_2)  # one scale on both axes, with room for names, and set before names are placed
-    x, y = (low_2 + high_2) / 2
-    plane.set(xlim=(x - half, x + half), ylim=(y - half, y + half))
-    _label(plane, [(*part["places"][name], name) for name in looks])
-    plane.set(xlabel="from before (0) to the ceiling (1), mean vectors", ylabel="what the others differ in most")
-    plane.spines[["top", "right"]].set_visible(False)
-    for word, ax in axes.items():
-        found = part[word]
-        lines = [(roles[end], found[end], found[f"{end}_ci"]) for end in ("before", "after")]
-        lines += [(name, of[word]["ceiling"], of[word]["ceiling_ci"]) for name, of in part["teachers"].items()]
-        ax.axvspan(0, found["floor"], color="#e5e5e5", label="as by chance, were they one")
-        for y, (name, far, ends) in enumerate(lines):
-            tint, marker = looks[name]
-            ax.plot(ends, [y, y], color=tint, lw=3, alpha=0.5, solid_capstyle="round")
-            ax.plot(far, y, marker, color=tint, ms=9)
-        ax.set_yticks(range(len(lines)), [name for name, _, _ in lines])
-        ax.set(ylim=(len(lines) - 0.5, -0.5), xlabel=f"{word} distance to {roles['ceiling']}")
-        ax.axvline(0, color="#333333", lw=1)
-        ax.spines[["top", "right", "left"]].set_visible(False)
-    figure.legend(*ax.get_legend_handles_labels(), loc="outside upper right", frameon=False)
-    return _png(figure)
-
-
-def _png(figure: plt.Figure) -> bytes:
+def png(figure: plt.Figure) -> bytes:
+    """A figure's bytes; it is closed."""
     data = io.BytesIO()
     # No Software entry: equal runs give equal bytes under any version of matplotlib that draws equally.
     with warnings.catch_warnings():

@@ -7,7 +7,7 @@ import pathlib
 import jinja2
 import markupsafe
 
-from univar_jax.report import figures
+from univar_jax.report import drawings
 from univar_jax.statistics import moves
 
 _HERE = pathlib.Path(__file__).parent
@@ -21,7 +21,7 @@ def report(found: dict) -> dict[str, bytes]:
     """
     files = {}
     if found["values"] and found["values"]["energy"]:
-        files["transfer.png"] = figures.moved(found["values"], found["sources"])
+        files["transfer.png"] = drawings.moved(found["values"], found["sources"])
     files["report.html"] = render(found, files.get("transfer.png", b"")).encode()
     text = json.dumps(found, indent=2, sort_keys=True, allow_nan=False, ensure_ascii=False)
     return files | {"transfer.json": text.encode() + b"\n"}
