@@ -136,6 +136,7 @@ def test_planted_edges_come_back_and_absent_ones_do_not(resampled):
     assert {tuple(e) for e in m["reduced_edges"]} and all(0 <= often <= 1 for *_, often in m["reduced_edges"])
 
 
+@pytest.mark.slow
 def test_equal_bytes_for_any_number_of_processes_and_a_finished_out_stays(resampled, tmp_path, capsys):
     _, m, tmp = resampled
     again = run(tmp_path, str(tmp / "s.csv"), bootstrap=60, workers=2)

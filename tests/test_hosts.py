@@ -116,7 +116,8 @@ def test_a_disk_that_takes_no_more_ends_the_run_and_leaves_the_last_good_step(tm
     assert "going on after step 4" in said and "finished 8 steps" in said
 
 
-@pytest.mark.parametrize("count", [1, pytest.param(2, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("count", [1, 2])
 def test_sigterm_to_one_saves_everywhere_at_one_step(tmp_path, start, count):
     processes = start(count, 2, tmp_path / "run")
     while not (tmp_path / "run" / "metrics.jsonl").exists() or not metrics(tmp_path / "run"):
@@ -148,7 +149,7 @@ def test_sigterm_again_and_again_changes_nothing(tmp_path, start):
 
 def test_a_late_host_is_named(tmp_path):
     script = (
-        "import sys, time; from univar_jax import hosts\n"
+        "import sys, time; from univar_jax.training import hosts\n"
         "n = int(sys.argv[2]); hosts.join('localhost:' + sys.argv[1], 2, n)\n"
         "if n == 1: time.sleep(8)\n"
         "try: hosts.meet('start', 2)\n"

@@ -64,7 +64,12 @@ def test_a_planted_shift_is_found_and_none_is_seldom_called_one():
 
 
 @pytest.mark.parametrize(
-    ("times", "effect", "of"), [((1, 1), 3.0, "questions"), ((4, 4), 1.0, "answers"), ((3, 2), 1.0, "answers")]
+    ("times", "effect", "of"),
+    [
+        ((1, 1), 3.0, "questions"),
+        pytest.param((4, 4), 1.0, "answers", marks=pytest.mark.slow),
+        ((3, 2), 1.0, "answers"),
+    ],
 )
 def test_the_noise_band_holds_repetitions_of_the_same_source(times, effect, of):
     """Whatever questions do to both alike, and whether one answer or several of each are there."""

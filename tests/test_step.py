@@ -154,7 +154,7 @@ def dense(ours, tiny_bert, records):
     return ours(tiny_bert, records[:3], config(spread="dense", learn_scale=True), devices=8)
 
 
-@pytest.mark.parametrize("spread", ["gathered", "ring"])
+@pytest.mark.parametrize("spread", ["gathered", pytest.param("ring", marks=pytest.mark.slow)])
 def test_the_spread_of_the_loss_changes_no_update(ours, dense, tiny_bert, records, spread):
     settings = config(spread=spread, learn_scale=True)
     (state, lines), (truth, true_lines) = ours(tiny_bert, records[:3], settings, devices=8), dense

@@ -160,7 +160,10 @@ def test_finished_and_the_same_says_so_and_touches_nothing(config, tiny_data, wh
     assert contents(whole) == before
 
 
-@pytest.mark.parametrize("machine", [{"mesh_data": 4, "mesh_fsdp": 2, "spread": "ring"}, {"mesh_fsdp": 8}])
+@pytest.mark.parametrize(
+    "machine",
+    [{"mesh_data": 4, "mesh_fsdp": 2, "spread": "ring"}, pytest.param({"mesh_fsdp": 8}, marks=pytest.mark.slow)],
+)
 def test_another_mesh_or_spread_goes_on_with_the_same_batches(config, tiny_data, whole, tmp_path, monkeypatch, machine):
     workdir = tmp_path / "run"
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
