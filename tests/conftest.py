@@ -82,7 +82,7 @@ def meshes():
     """meshes(n): the mesh of the first n devices, on both axes where there are eight."""
     import jax
 
-    from univar_jax.training.mesh import AXES
+    from univar_jax.encoders.mesh import AXES
 
     def over(n: int) -> jax.sharding.Mesh:
         shape, types = (4, 2) if n == 8 else (n, 1), (jax.sharding.AxisType.Auto,) * 2

@@ -11,10 +11,9 @@ import pytest
 
 from univar_jax import config as configs
 from univar_jax.cli import UserError
-from univar_jax.encoders import attention, encoder, models
+from univar_jax.encoders import attention, encoder, models, places
+from univar_jax.encoders import mesh as meshes
 from univar_jax.train import train
-from univar_jax.training import mesh as meshes
-from univar_jax.training import places
 
 # Splash is interpreted here. cuDNN needs a GPU: its call with XLA's products shows that mask and axes are right.
 KERNELS = {

@@ -11,9 +11,9 @@ from ml_collections import ConfigDict
 from univar_jax.config import complete
 from univar_jax.dataset import shards
 from univar_jax.dataset.shards import Pair
-from univar_jax.encoders import encoder, models
-from univar_jax.training import batches, mesh, packing, step
-from univar_jax.training.packing import Group
+from univar_jax.encoders import encoder, mesh, models, packing
+from univar_jax.encoders.packing import Group
+from univar_jax.training import batches, step
 
 
 @pytest.fixture(scope="module")

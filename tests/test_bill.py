@@ -7,12 +7,11 @@ import jax
 import numpy as np
 import pytest
 
-from univar_jax import runs
 from univar_jax.cli import UserError
 from univar_jax.config import complete, defaults
 from univar_jax.dataset.shards import Pair, Shards, read_manifest
-from univar_jax.encoders import encoder, flops, models
-from univar_jax.training import batches, bill, loads, mesh, packing, programs, step, topology
+from univar_jax.encoders import encoder, flops, mesh, models, packing
+from univar_jax.training import batches, bill, loads, programs, runs, step, topology
 
 ENCODER = {
     **{"model_type": "bert", "vocab_size": 512, "hidden_size": 32, "num_hidden_layers": 2},
@@ -79,7 +78,7 @@ def test_bytes_are_those_of_the_real_arrays(folder, plain):
 
 
 def test_bytes_of_a_device_are_its_share(folder, plain, tmp_path, monkeypatch):
-    monkeypatch.setattr("univar_jax.training.mesh._LARGE", 1024)  # so that fsdp splits this encoder's small arrays
+    monkeypatch.setattr("univar_jax.encoders.mesh._LARGE", 1024)  # so that fsdp splits this encoder's small arrays
     settings = config(mesh_fsdp=4, learn_scale=True)
     found = run(settings, folder, tmp_path / "bill.json", rows=8, segments_per_row=6)
     check_bytes(found, settings, folder)

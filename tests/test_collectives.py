@@ -5,7 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
-from univar_jax.training import collectives, mesh
+from univar_jax.encoders import mesh
+from univar_jax.training import collectives
 
 # As a TPU's compiler writes it: one gather in two steps of one channel, a scatter as a reduction in a fusion.
 TPU = """HloModule jit_step, is_scheduled=true

@@ -7,12 +7,12 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from univar_jax import embed, qa, runs
+from univar_jax import embed, qa
 from univar_jax.cli import UserError
 from univar_jax.dataset.shards import read_manifest
-from univar_jax.encoders import encode, encoder, models, weights
+from univar_jax.encoders import encode, encoder, mesh, models, weights
 from univar_jax.train import train
-from univar_jax.training import mesh
+from univar_jax.training import runs
 
 from .conftest import SAMPLE
 

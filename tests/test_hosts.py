@@ -15,10 +15,9 @@ import numpy as np
 import pytest
 
 from tests.conftest import ROOT
-from univar_jax import runs
 from univar_jax.cli import UserError
 from univar_jax.train import train
-from univar_jax.training import hosts, status
+from univar_jax.training import hosts, runs, status
 
 CONFIG = """
 from univar_jax import config

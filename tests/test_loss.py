@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from univar_jax.training import mesh as meshing
+from univar_jax.encoders import mesh as meshing
 from univar_jax.training import ring
 from univar_jax.training.loss import contrast, floor, leading, matryoshka
 

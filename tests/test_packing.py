@@ -5,8 +5,8 @@ import itertools
 import numpy as np
 import pytest
 
-from univar_jax.training import packing
-from univar_jax.training.packing import Layout
+from univar_jax.encoders import packing
+from univar_jax.encoders.packing import Layout
 
 
 @pytest.mark.parametrize("seed", range(5))

@@ -6,7 +6,7 @@ import jax
 import numpy as np
 import pytest
 
-from univar_jax.training import places
+from univar_jax.encoders import places
 
 DYNAMIC = types.SimpleNamespace(plain_positions=16, stretch=2.0, head_width=8, rope_theta=50.0)
 

@@ -7,11 +7,11 @@ import shutil
 import jax.numpy as jnp
 import pytest
 
-from univar_jax import embed, runs
+from univar_jax import embed
 from univar_jax.cli import UserError
 from univar_jax.export import export
 from univar_jax.train import train
-from univar_jax.training import checkpoints, step
+from univar_jax.training import checkpoints, runs, step
 
 from .conftest import SAMPLE
 

@@ -6,8 +6,8 @@ import pytest
 
 from univar_jax.config import complete, defaults
 from univar_jax.dataset.shards import Shards, read_manifest
-from univar_jax.encoders import encoder, models, weights
-from univar_jax.training import batches, mesh, packing, step
+from univar_jax.encoders import encoder, mesh, models, packing, weights
+from univar_jax.training import batches, step
 
 torch = pytest.importorskip("torch", reason="the [torch] extra is not installed")
 transformers = pytest.importorskip("transformers")

@@ -7,10 +7,9 @@ import numpy as np
 import orbax.checkpoint as ocp
 import pytest
 
-from univar_jax import runs
 from univar_jax.cli import UserError
 from univar_jax.train import train
-from univar_jax.training import checkpoints, loop
+from univar_jax.training import checkpoints, loop, runs
 from univar_jax.training.patience import over
 
 
@@ -169,14 +168,14 @@ def test_another_mesh_or_spread_goes_on_with_the_same_batches(config, tiny_data,
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         interrupted(patch, 2)
         train(config, str(tiny_data), str(workdir))
-    monkeypatch.setattr("univar_jax.training.mesh._LARGE", 1024)  # so that the small arrays of this test are split too
+    monkeypatch.setattr("univar_jax.encoders.mesh._LARGE", 1024)  # so that the small arrays of this test are split too
     train(with_(config, **machine), str(tiny_data), str(workdir))
     for mine, theirs in zip(lines(workdir), lines(whole), strict=True):
         assert mine["loss"] == pytest.approx(theirs["loss"], abs=1e-4)
 
 
 def test_fsdp_splits_large_arrays_along_their_largest_axis(monkeypatch):
-    from univar_jax.training import mesh
+    from univar_jax.encoders import mesh
 
     devices = mesh.make(1, 8)
     tree = {"table": jax.ShapeDtypeStruct((30528, 64), np.float32), "bias": jax.ShapeDtypeStruct((64,), np.float32)}

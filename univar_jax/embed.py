@@ -12,11 +12,11 @@ import pyarrow.parquet as pq
 from absl import flags
 from etils import epath
 
-from univar_jax import __version__, cli, files, qa, runs
+from univar_jax import __version__, cli, files, qa
 from univar_jax import config as configs
 from univar_jax.cli import UserError
-from univar_jax.encoders import encode, encoder, models, tokens, weights
-from univar_jax.training import mesh, programs
+from univar_jax.encoders import encode, encoder, mesh, models, tokens, weights
+from univar_jax.training import programs, runs
 from univar_jax.training.loss import leading
 
 # A cap below this leaves no room beside the special tokens.

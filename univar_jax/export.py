@@ -16,8 +16,7 @@ import univar_jax
 from univar_jax import cli, files
 from univar_jax import config as univar_config
 from univar_jax.cli import UserError
-from univar_jax.encoders import encode, encoder, export_onnx, hfconfig, models, modules, names, weights
-from univar_jax.training import mesh
+from univar_jax.encoders import encode, encoder, export_onnx, hfconfig, mesh, models, modules, names, weights
 
 # Largest difference of a coordinate of unit vectors, float32: measured 1e-7 to 4e-7, a wrong word is above 1e-3.
 PARITY_LIMIT = 1e-5
@@ -39,7 +38,7 @@ def export(workdir: str, out: str, step: int | None, dtype: str = "float32", onn
     Returns:
       0.
     """
-    from univar_jax import runs
+    from univar_jax.training import runs
 
     run = runs.read(workdir, step)
     facts = {

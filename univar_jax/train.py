@@ -11,15 +11,15 @@ from absl import flags
 from jax.sharding import Mesh
 from ml_collections import ConfigDict, config_flags
 
-from univar_jax import cli, files, runs
+from univar_jax import cli, files
 from univar_jax import config as configs
 from univar_jax.cli import UserError
 from univar_jax.dataset import shards
-from univar_jax.encoders import encode, flops, weights
+from univar_jax.encoders import encode, flops, packing, weights
+from univar_jax.encoders import mesh as meshes
 from univar_jax.statistics import evaluate
-from univar_jax.training import batches, bill, checkpoints, hosts, logs, loop, packing, patience, programs, status
+from univar_jax.training import batches, bill, checkpoints, hosts, logs, loop, patience, programs, runs, status
 from univar_jax.training import inputs as inputs_
-from univar_jax.training import mesh as meshes
 from univar_jax.training import step as steps_
 from univar_jax.training.inputs import Inputs
 from univar_jax.training.progress import Progress

@@ -8,8 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from univar_jax.dataset import shards
-from univar_jax.encoders import models
-from univar_jax.training import packing
+from univar_jax.encoders import models, packing
 
 # Name, most QAs of a view, cap of a view, tokens of a row.
 SETTINGS = (

@@ -11,8 +11,8 @@ from ml_collections import ConfigDict
 
 from univar_jax.config import complete
 from univar_jax.dataset import shards
-from univar_jax.encoders import encoder, models, weights
-from univar_jax.training import batches, loss, mesh, packing, programs, step
+from univar_jax.encoders import encoder, mesh, models, packing, weights
+from univar_jax.training import batches, loss, programs, step
 
 _SPREADS = ("dense", "gathered", "ring")
 

@@ -57,8 +57,8 @@ def train_ours(work: Path, signals: Signals) -> None:
 
     from univar_jax.config import complete
     from univar_jax.dataset import shards
-    from univar_jax.encoders import encoder, models, weights
-    from univar_jax.training import batches, mesh, packing, programs, step
+    from univar_jax.encoders import encoder, mesh, models, packing, weights
+    from univar_jax.training import batches, programs, step
 
     programs.keep_memory()
     facts = read(work)
@@ -185,8 +185,8 @@ def train_maximum(work: Path, signals: Signals) -> None:
 
 
 def embed_ours(work: Path, signals: Signals) -> None:
-    from univar_jax.encoders import encode, encoder, models, tokens, weights
-    from univar_jax.training import mesh, programs
+    from univar_jax.encoders import encode, encoder, mesh, models, tokens, weights
+    from univar_jax.training import programs
 
     programs.keep_memory()
     facts = read(work)

@@ -11,10 +11,10 @@ import numpy as np
 import optax
 
 from univar_jax import config
-from univar_jax.encoders import encode, encoder, models, tokens, weights
+from univar_jax.encoders import encode, encoder, mesh, models, packing, tokens, weights
 from univar_jax.statistics import evaluate, resamples
 from univar_jax.statistics.predictions import Predicted
-from univar_jax.training import mesh, packing, step
+from univar_jax.training import step
 
 MAX_TOKENS = 64
 # Fine-tuning: answers of a step, passes, rate and warm-up; a packed row holds two of the longest answers.

@@ -12,9 +12,8 @@ import numpy as np
 
 from tests.faults import place as places
 from tests.faults.place import TOTAL, Place, Process
-from univar_jax import runs
 from univar_jax.encoders import weights
-from univar_jax.training import logs
+from univar_jax.training import logs, runs
 
 # What RUN/status.json says before the loop; "" is before it says anything.
 STARTING = ("", "restoring", "preparing the state", "compiling")

@@ -16,8 +16,8 @@ from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_ke
 from jax.sharding import Mesh, PartitionSpec
 
 from univar_jax.cli import UserError
+from univar_jax.encoders import mesh as meshes
 from univar_jax.encoders.models import EncoderConfig
-from univar_jax.training import mesh as meshes
 
 KERNELS = ("xla", "splash", "cudnn")
 KEPT = "attention"  # the name that a remat policy knows splash's results by

@@ -8,8 +8,7 @@ import numpy as np
 from flax import nnx
 from jax.sharding import Mesh
 
-from univar_jax.encoders import encoder
-from univar_jax.training import mesh, packing
+from univar_jax.encoders import encoder, mesh, packing
 
 # Slots of a batch: enough to keep a device busy, few enough for a laptop's memory.
 _SLOTS = 4096

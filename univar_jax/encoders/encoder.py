@@ -6,10 +6,9 @@ import numpy as np
 from flax import nnx
 from jax.sharding import Mesh
 
-from univar_jax.encoders import attention
+from univar_jax.encoders import attention, places
 from univar_jax.encoders.layers import Block, Norm, PreNormBlock
 from univar_jax.encoders.models import EncoderConfig
-from univar_jax.training import places
 
 # What the backward pass finds kept of each layer, as jax's policies. dots: what linear maps and splash gave, so
 # that only plain attention and what is done number by number are computed again.

@@ -5,9 +5,9 @@ import jax.numpy as jnp
 from flax import nnx
 from jax.sharding import Mesh
 
+from univar_jax.encoders import places
 from univar_jax.encoders.attention import attend, precision
 from univar_jax.encoders.models import EncoderConfig
-from univar_jax.training import places
 
 ACTIVATIONS = {
     "gelu": lambda x: jax.nn.gelu(x, approximate=False),  # exact erf, as BERT was trained

@@ -13,9 +13,9 @@ import numpy as np
 from jax.sharding import Mesh
 
 from univar_jax.dataset.shards import Pair, Shards
-from univar_jax.training import mesh as meshes
-from univar_jax.training import packing
-from univar_jax.training.packing import Layout, Plan, Shape
+from univar_jax.encoders import mesh as meshes
+from univar_jax.encoders import packing
+from univar_jax.encoders.packing import Layout, Plan, Shape
 
 _AHEAD = 2  # batches composed before they are asked for
 

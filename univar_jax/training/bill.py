@@ -19,12 +19,12 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from univar_jax import config as configs
-from univar_jax import files, runs
+from univar_jax import files
 from univar_jax.cli import UserError
 from univar_jax.encoders import flops, models
+from univar_jax.encoders import mesh as meshes
 from univar_jax.encoders.models import EncoderConfig
-from univar_jax.training import batches, collectives, loads, programs, step, topology
-from univar_jax.training import mesh as meshes
+from univar_jax.training import batches, collectives, loads, programs, runs, step, topology
 
 _GIB = 2**30
 # What the machine's part of a config decides of a program, beside the mesh and the rows.

@@ -6,7 +6,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from univar_jax.cli import UserError
-from univar_jax.training import packing
+from univar_jax.encoders import packing
 
 
 @dataclasses.dataclass(frozen=True)

@@ -15,9 +15,9 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from univar_jax.cli import UserError
-from univar_jax.encoders import attention, encoder
+from univar_jax.encoders import attention, encoder, mesh, packing
 from univar_jax.encoders.models import EncoderConfig
-from univar_jax.training import batches, mesh, packing, step
+from univar_jax.training import batches, step
 
 
 def cache() -> None:

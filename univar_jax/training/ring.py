@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh, PartitionSpec
 
-from univar_jax.training.mesh import AXES
+from univar_jax.encoders.mesh import AXES
 
 # Logits of a device that live at a time: 16 MB in float32. Up to 2,048 pairs on one device are one block.
 _BLOCK = 2**22

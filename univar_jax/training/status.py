@@ -13,9 +13,9 @@ from pathlib import Path
 
 from jax.sharding import Mesh
 
-from univar_jax import files, runs
-from univar_jax.training import hosts
-from univar_jax.training import mesh as meshes
+from univar_jax import files
+from univar_jax.encoders import mesh as meshes
+from univar_jax.training import hosts, runs
 
 _FILE = "status.json"
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "transformers")

@@ -13,10 +13,10 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from univar_jax.encoders import encoder
-from univar_jax.training import mesh as meshes
+from univar_jax.encoders import mesh as meshes
+from univar_jax.encoders.packing import Shape
 from univar_jax.training.batches import Batch, Rows
 from univar_jax.training.loss import MAX_SCALE, contrast, floor, matryoshka
-from univar_jax.training.packing import Shape
 
 # {"params": {"encoder": …, "log_scale"?: []}, "opt": optax's}; log_scale only where the scale is learnt.
 State = dict[str, Any]
