@@ -21,8 +21,8 @@ if ! read -r url name _ <&3; then
   wait "$server"
   exit 1
 fi
-# The sample's questions, so that the answers stand beside the sample's on the map. One request at a time, as one slot
-# answers them: those that wait would run out of time.
-python -m univar_jax.elicit --questions=univar_jax/sample/questions.csv --lang=eng --max_new_tokens=96 --top_p=0.95 \
+# The sample's questions and settings, so that the answers stand beside the sample's on the map. One request at a time,
+# as one slot answers them: those that wait would run out of time.
+python -m univar_jax.elicit --questions=univar_jax/sample/questions.csv --lang=eng --max_new_tokens=64 --top_p=0.95 \
   --concurrency=1 --base_url="$url" --model="$name" --out="$out" "$@"
 echo "answers:    $out/qa/$name.csv"

@@ -8,7 +8,8 @@ venv() {
   if [[ ! -e $stamp ]]; then
     echo "installing univar_jax[$extra] into $home: some minutes, most of them the network's"
     [[ -x $home/bin/python ]] || "${PYTHON:-python3}" -m venv "$home"
-    pip=("$home/bin/python" -m pip install --quiet --disable-pip-version-check)
+    # Python compiles what it imports, a small part of it all; pip would compile every file, for half of its time.
+    pip=("$home/bin/python" -m pip install --quiet --disable-pip-version-check --no-compile)
     # PyPI's torch for Linux is the CUDA build of several GB; the index of CPU builds goes first where it can be
     # reached. On its own: pip asks every index for every package. Beam's venv and the local LLM's need none.
     [[ $extra == @(beam|local*) ]] || "${pip[@]}" --quiet --retries 0 --timeout 10 \

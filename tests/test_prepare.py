@@ -28,8 +28,7 @@ def some_rows():
     for i in range(12):
         yield "bob", "zho", f"请问 number {i}?", f"bob 说 {i * i}", f"q{i}", "true"
         yield "ada", "eng", f"How long is number {100 + i}?", "Long.", f"c{i}", "false"
-    yield "alone", "eng", "What is number 0?", "alone says it is 0.", "q0", ""
-    yield "alone", "eng", "What is number 1?", "", "q1", ""
+    yield from (("alone", "eng", f"What is number {i}?", text, f"q{i}", "") for i, text in enumerate(("It is 0.", "")))
 
 
 def write_rows(path, rows):
@@ -295,8 +294,7 @@ def test_a_run_that_goes_on_says_so_and_keeps_whole_shards(data, qa_file, tmp_pa
     with monkeypatch.context() as patch, pytest.raises(Killed):
         killed_at(patch, 8)
         call(qa_file, tmp_path / "again")
-    first = tmp_path / "again" / shards.file_name("train", 0, 3)
-    before = first.stat().st_mtime_ns
+    written = (tmp_path / "again" / shards.file_name("train", 0, 3)).stat
+    before = written().st_mtime_ns
     call(qa_file, tmp_path / "again")
-    assert "unfinished: going on" in capsys.readouterr().out
-    assert first.stat().st_mtime_ns == before
+    assert "unfinished: going on" in capsys.readouterr().out and written().st_mtime_ns == before

@@ -22,7 +22,6 @@ place.json. Energies and cosine distances as in `distances`, intervals 95 %, p a
 A source of mine that the reference has too, asked again, is called NAME (mine) and placed among all, its namesake too.
 """
 
-import difflib
 from collections.abc import Sequence
 
 import numpy as np
@@ -116,10 +115,9 @@ def _made_by(data: dict[str, bytes], loaded: embed.Model, model: str) -> dict[st
 
 
 def _check_against(against: str, reference: Encoder) -> None:
-    there = sorted(set(reference.columns["source"]))
+    there = set(reference.columns["source"])
     if against and against not in there:
-        near = difflib.get_close_matches(against, there, n=3, cutoff=0.4)
-        cure = f"did you mean {', '.join(near)}?" if near else f"there are {', '.join(there[:10])}"
+        cure = cli.near(against, there)
         raise UserError(f"--against={against}: the reference has no such source among its {len(there)}; {cure}")
 
 
