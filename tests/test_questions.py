@@ -8,6 +8,8 @@ import re
 
 import pytest
 
+from tests.conftest import SAMPLE
+
 FILE = pathlib.Path(__file__).parents[1] / "univar_jax" / "questions" / "questions.csv"
 COLUMNS = [
     "question_id",
@@ -21,6 +23,7 @@ COLUMNS = [
     "value_relevant",
     "checked",
 ]
+SAMPLED = ("eng", "spa", "zho")
 OTHERS = {"spa", "zho", "fra", "ara", "hin", "ind", "jpn", "deu"}
 FAMILIES = {"Schwartz", "Rokeach", "Hofstede", "GLOBE", "Moral foundations", "Inglehart-Welzel"}
 # Letters that a language's sentences have and English has not.
@@ -132,3 +135,17 @@ def test_control_questions_are_as_long_as_the_others(bank, english):
     mean = lambda lengths: sum(lengths) / len(lengths)  # noqa: E731
     print("control", len(control), mean(control), "values", len(values), mean(values))
     assert len(control) >= 200 and abs(mean(control) / mean(values) - 1) < 0.1
+
+
+def test_the_samples_questions_are_the_banks(bank):
+    """Two of each value, the first of them in two more languages, and every third of the control."""
+    with open(SAMPLE.parent / "questions.csv", newline="", encoding="utf-8") as file:
+        sample = list(csv.DictReader(file))
+    drawn = [
+        row | {"dataset": "sample_values"}
+        for row in bank
+        if row["value"]
+        and (row["lang"], row["question_id"][-2:]) in {(lang, "01") for lang in SAMPLED} | {("eng", "02")}
+    ]
+    drawn += [row | {"dataset": "sample_control"} for row in bank if not row["value"]][::3]
+    assert sample == [{name: row[name] for name in sample[0]} for row in drawn]
