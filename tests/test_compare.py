@@ -17,7 +17,7 @@ from .test_analyze import EVIL, write
 from .test_shifts import answers
 
 ROOT = pathlib.Path(__file__).parents[1]
-FILES = ["compare.json", "map.png", "pairs.csv", "pca.png", "report.html"]
+FILES = ["compare.json", "map.png", "pairs.csv", "pca.png", "questions.csv", "report.html"]
 WHO = "owner: board, reason: a tone is no change, date: 2026-11-01"
 
 
@@ -142,11 +142,11 @@ def test_a_pair_without_enough_common_questions_is_said(tmp_path, capsys):
         ({"before": "m$eng", "after": "m$eng$stoick"}, r"m\$eng\$stoick is none of the 5 .*mean m\$eng\$stoic"),
         ({"before": "m$eng", "pairs": "p.csv"}, "--pairs and --before/--after both name pairs"),
         ({"pairs": "no.csv"}, "--pairs=.*no.csv: no such file"),
-        ({"pairs": b""}, "no column before, after .there: none"),
+        ({"pairs": b""}, "given: nothing in it; give a CSV with a header"),
         ({"pairs": b"before,aft\n"}, "no column after"),
         ({"pairs": b"before,after\n"}, "0 rows"),
-        ({"pairs": b"before,after\n\xff,b\n"}, "not a CSV in UTF-8"),
-        ({"pairs": b'before,after\n"a,b\n'}, "not a CSV in UTF-8"),
+        ({"pairs": b"before,after\n\xff,b\n"}, "not UTF-8 .byte 13."),
+        ({"pairs": b'before,after\n"a,b\n'}, "not a whole CSV"),
         ({"pairs": b"before,after\nm$eng\n"}, "row 1: 1 values for 2 columns"),
         ({"pairs": b"before,after\nm$eng,\n"}, "row 1: after is empty"),
         ({"pairs": b"before,after\nm$eng,m$zho\nm$eng,nobody\n"}, "row 2: nobody is none of the 5 sources"),
@@ -206,7 +206,9 @@ def test_the_command_line_passes_the_exit_code_on(tmp_path):
     command = f"{sys.executable} -m univar_jax.compare --embeddings={tmp_path}/no.parquet --out=x --before=a --after=b"
     done = subprocess.run(command.split(), cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 2 and done.stdout == ""
-    assert done.stderr == f"error: {tmp_path}/no.parquet: no such file; give Parquet files that embed wrote\n"
+    assert (
+        done.stderr == f"error: --embeddings={tmp_path}/no.parquet: no such file; give Parquet files that embed wrote\n"
+    )
 
 
 @pytest.mark.parametrize("width", [1100, 360])

@@ -141,6 +141,22 @@ def test_the_value_that_was_moved_is_named_and_a_source_ahead_is_what_it_moved_t
     assert row["toward"][0]["change"] == pytest.approx(row["toward"][0]["after"] - row["toward"][0]["before"], abs=1e-5)
 
 
+def test_fewer_answers_are_no_move_away_from_others():
+    """Before gives four answers a question and after one, which makes its mean the longer by noise."""
+    changes, away = [], []
+    for seed in range(60):
+        draws, q = np.random.default_rng(seed), np.arange(40)
+        asked = draws.normal(size=(40, 12)) / np.sqrt(12)
+        parts = {"a": (answers(draws, asked, times=4), np.repeat(q, 4)), "b": (answers(draws, asked), q)}
+        made = table(parts | {"other": (answers(draws, asked, 0.8), q)})
+        drawn = distances.pair(made.rows("a"), made.rows("b"), made.units, made.lots, shifts.MAX_ROWS)
+        (found,) = shifts._toward(made, np.ones(len(made.z_nd), bool), drawn, ("a", "b"), 0)
+        changes.append(found["change"])
+        away.append(found["verdict"] != "not shown")
+    print(f"\nchange {np.mean(changes):.4f} ± {np.std(changes) / 60**0.5:.4f}, called a move {share(away)}")
+    assert abs(np.mean(changes)) < 3 * np.std(changes) / 60**0.5 and likely(away, 0.05)
+
+
 def test_control_answers_are_kept_apart_and_equal_answers_have_not_moved():
     draws, q = np.random.default_rng(1), np.arange(40)
     z_nd = answers(draws, draws.normal(size=(40, 12)))
