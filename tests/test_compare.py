@@ -104,6 +104,8 @@ def test_equal_inputs_give_equal_bytes_and_another_seed_others(file, tmp_path):
     run(tmp_path, file, "other", seed=1, **one)
     same, others = ([(tmp_path / r / f).read_bytes() for f in FILES] for r in ("again", "other"))
     assert [(tmp_path / "r" / f).read_bytes() for f in FILES] == same != others
+    each = (tmp_path / "r" / "questions.csv").read_text().splitlines()
+    assert each[0] == "before,after,dataset,question_id,question,value,distance" and len(each) == 37
     lines = (tmp_path / "r" / "pairs.csv").read_text().splitlines()
     assert lines[0].startswith("before,after,value,shift,") and len(lines) == 5
     quoted = m["questions"][0]
@@ -223,6 +225,15 @@ def test_the_page_asks_for_nothing_and_fits_a_phone(browser, file, tmp_path, wid
     tab.wait_for_timeout(300)
     assert said == [] and len(asked) == 1 and tab.evaluate("document.documentElement.scrollWidth") == width
     assert tab.locator("#map-canvas").is_visible() and tab.locator("figure img:visible").count() == 2
+    drawn = "valueMap.state.map.arrows.map(({before, after, ends}) => [before, after, ends.length])"
+    assert tab.evaluate(drawn) == [["m$eng", "m$eng$rebel", 4], ["m$eng", "m$eng$stoic", 4]]
+    whole = tab.locator("#map-canvas").screenshot()
+    tab.uncheck("#map-arrows")
+    tab.wait_for_timeout(100)
+    assert tab.locator("#map-canvas").screenshot() != whole  # they were there, and can be taken away
+    tab.check("#map-arrows")
+    tab.click("#map-near")
+    assert tab.evaluate("valueMap.state.view.zoom") > 1
     assert tab.locator("tr.fail").count() == 3 and "not enough" in tab.inner_text(".bounds")
     assert tab.locator("details.pair:visible").count() == 1 and EVIL in tab.inner_text("main")
     assert "bounds.csv" in tab.inner_text("#save-tables") and "compare.json" in tab.inner_text("#save")
