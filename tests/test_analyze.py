@@ -221,4 +221,6 @@ def test_the_command_line_tells_a_mistake_in_one_line(tmp_path):
     command = f"{sys.executable} -m univar_jax.analyze --embeddings={tmp_path}/no.parquet --out=x"
     done = subprocess.run(command.split(), cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 2 and done.stdout == ""
-    assert done.stderr == f"error: {tmp_path}/no.parquet: no such file; give Parquet files that embed wrote\n"
+    assert (
+        done.stderr == f"error: --embeddings={tmp_path}/no.parquet: no such file; give Parquet files that embed wrote\n"
+    )

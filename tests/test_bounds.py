@@ -88,10 +88,10 @@ def test_a_value_with_too_few_rows_or_none_does_not_pass(tmp_path):
 
 
 def test_a_name_that_nothing_is_called_is_an_error_and_a_glob_a_note(tmp_path):
-    sources, notes = {"m$eng$pirate": "pirate", "m$eng$stoic": "stoic"}, []
+    sources, elsewhere, notes = {"m$eng$pirate": "pirate", "m$eng$stoic": "stoic"}, {"n$eng$monk": "monk"}, []
 
     def check(text, values=("honesty", "care")):
-        bounds.check("b.yaml", read(tmp_path, text), sources, values, notes)
+        bounds.check("b.yaml", read(tmp_path, text), sources, sources | elsewhere, values, notes)
 
     for text, says in (
         (f"global:\n- {{source: m$eng$pirat, distance: 1, {WHO}}}", r"b.yaml line 2: source m.*mean m\$eng\$pirate"),
@@ -104,6 +104,9 @@ def test_a_name_that_nothing_is_called_is_an_error_and_a_glob_a_note(tmp_path):
     ):
         with pytest.raises(UserError, match=says):
             check(text)
+    check(f"user:\n- {{persona: monk, distance: 1, {WHO}}}\n- {{persona: '*', distance: 1, {WHO}}}")
+    assert notes == ["b.yaml line 2: persona monk matches none that is compared."]  # it is there, and not asked for
+    notes.clear()
     check(f"global:\n- {{persona: st*, distance: 1, {WHO}}}\n- {{source: 'x*', values: {{'z*': 1}}, {WHO}}}")
     assert notes == [
         "b.yaml line 3: source x* matches none that is compared.",

@@ -17,7 +17,7 @@ from .test_analyze import EVIL, write
 from .test_shifts import answers
 
 ROOT = pathlib.Path(__file__).parents[1]
-FILES = ["compare.json", "map.png", "pairs.csv", "pca.png", "report.html"]
+FILES = ["compare.json", "map.png", "pairs.csv", "pca.png", "questions.csv", "report.html"]
 WHO = "owner: board, reason: a tone is no change, date: 2026-11-01"
 
 
@@ -104,6 +104,8 @@ def test_equal_inputs_give_equal_bytes_and_another_seed_others(file, tmp_path):
     run(tmp_path, file, "other", seed=1, **one)
     same, others = ([(tmp_path / r / f).read_bytes() for f in FILES] for r in ("again", "other"))
     assert [(tmp_path / "r" / f).read_bytes() for f in FILES] == same != others
+    each = (tmp_path / "r" / "questions.csv").read_text().splitlines()
+    assert each[0] == "before,after,dataset,question_id,question,value,distance" and len(each) == 37
     lines = (tmp_path / "r" / "pairs.csv").read_text().splitlines()
     assert lines[0].startswith("before,after,value,shift,") and len(lines) == 5
     quoted = m["questions"][0]
@@ -142,11 +144,11 @@ def test_a_pair_without_enough_common_questions_is_said(tmp_path, capsys):
         ({"before": "m$eng", "after": "m$eng$stoick"}, r"m\$eng\$stoick is none of the 5 .*mean m\$eng\$stoic"),
         ({"before": "m$eng", "pairs": "p.csv"}, "--pairs and --before/--after both name pairs"),
         ({"pairs": "no.csv"}, "--pairs=.*no.csv: no such file"),
-        ({"pairs": b""}, "no column before, after .there: none"),
+        ({"pairs": b""}, "given: nothing in it; give a CSV with a header"),
         ({"pairs": b"before,aft\n"}, "no column after"),
         ({"pairs": b"before,after\n"}, "0 rows"),
-        ({"pairs": b"before,after\n\xff,b\n"}, "not a CSV in UTF-8"),
-        ({"pairs": b'before,after\n"a,b\n'}, "not a CSV in UTF-8"),
+        ({"pairs": b"before,after\n\xff,b\n"}, "not UTF-8 .byte 13."),
+        ({"pairs": b'before,after\n"a,b\n'}, "not a whole CSV"),
         ({"pairs": b"before,after\nm$eng\n"}, "row 1: 1 values for 2 columns"),
         ({"pairs": b"before,after\nm$eng,\n"}, "row 1: after is empty"),
         ({"pairs": b"before,after\nm$eng,m$zho\nm$eng,nobody\n"}, "row 2: nobody is none of the 5 sources"),
@@ -206,7 +208,9 @@ def test_the_command_line_passes_the_exit_code_on(tmp_path):
     command = f"{sys.executable} -m univar_jax.compare --embeddings={tmp_path}/no.parquet --out=x --before=a --after=b"
     done = subprocess.run(command.split(), cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 2 and done.stdout == ""
-    assert done.stderr == f"error: {tmp_path}/no.parquet: no such file; give Parquet files that embed wrote\n"
+    assert (
+        done.stderr == f"error: --embeddings={tmp_path}/no.parquet: no such file; give Parquet files that embed wrote\n"
+    )
 
 
 @pytest.mark.parametrize("width", [1100, 360])
@@ -221,6 +225,15 @@ def test_the_page_asks_for_nothing_and_fits_a_phone(browser, file, tmp_path, wid
     tab.wait_for_timeout(300)
     assert said == [] and len(asked) == 1 and tab.evaluate("document.documentElement.scrollWidth") == width
     assert tab.locator("#map-canvas").is_visible() and tab.locator("figure img:visible").count() == 2
+    drawn = "valueMap.state.map.arrows.map(({before, after, ends}) => [before, after, ends.length])"
+    assert tab.evaluate(drawn) == [["m$eng", "m$eng$rebel", 4], ["m$eng", "m$eng$stoic", 4]]
+    whole = tab.locator("#map-canvas").screenshot()
+    tab.uncheck("#map-arrows")
+    tab.wait_for_timeout(100)
+    assert tab.locator("#map-canvas").screenshot() != whole  # they were there, and can be taken away
+    tab.check("#map-arrows")
+    tab.click("#map-near")
+    assert tab.evaluate("valueMap.state.view.zoom") > 1
     assert tab.locator("tr.fail").count() == 3 and "not enough" in tab.inner_text(".bounds")
     assert tab.locator("details.pair:visible").count() == 1 and EVIL in tab.inner_text("main")
     assert "bounds.csv" in tab.inner_text("#save-tables") and "compare.json" in tab.inner_text("#save")

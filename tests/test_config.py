@@ -5,12 +5,13 @@ import os
 import re
 import subprocess
 import sys
+import textwrap
 from pathlib import Path
 
 import pytest
 from ml_collections import ConfigDict
 
-from univar_jax import config
+from univar_jax import cli, config
 from univar_jax.cli import UserError
 
 ROOT = Path(__file__).parent.parent
@@ -197,3 +198,27 @@ def test_a_stage_without_its_extra_names_it(stage, package, extra):
     code = f"import runpy, sys; sys.modules[{package!r}] = None; {start}"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert_one_line(done, package, f"'univar_jax[{extra}]'")
+
+
+def test_no_stage_of_the_analysis_starts_without_its_extra():
+    stages = ("analyze", "compare", "transfer", "values", "graph")
+    code = f"""
+        import importlib, sys
+        sys.modules["scipy"] = None
+        for stage in {stages}:
+            try:
+                importlib.import_module(f"univar_jax.{{stage}}")
+            except SystemExit as error:
+                assert error.code == 2
+    """
+    done = subprocess.run([sys.executable, "-c", textwrap.dedent(code)], cwd=ROOT, capture_output=True, text=True)
+    told = "error: this stage needs the package scipy; pip install 'univar_jax[{}]'"
+    assert done.stderr.splitlines() == [told.format("graph" if stage == "graph" else "analyze") for stage in stages]
+
+
+def test_a_package_that_is_imported_late_is_missed_at_once(capsys):
+    with pytest.raises(SystemExit) as error, cli.extra("graph", "json", "no_such_package"):
+        pass
+    assert error.value.code == 2
+    said = "error: this stage needs the package no_such_package; pip install 'univar_jax[graph]'\n"
+    assert capsys.readouterr().err == said

@@ -71,3 +71,10 @@ def test_equal_rows_are_matched_by_their_number(tmp_path):
     np.testing.assert_array_equal(one.z_nd, a)
     np.testing.assert_array_equal(two.z_nd, b[[3, 4, 5, 0, 1, 2]])
     assert notes == ["1 rows of b are not in all files: left out."]
+
+
+def test_a_number_that_is_none_is_an_empty_cell(rows, tmp_path):
+    for i, row in enumerate(rows):
+        row["stance"] = 0.5 if i else float("nan")
+    (encoder,) = joined(write(tmp_path / "a.parquet", rows, vectors(rows, 1, 0)))
+    assert encoder.columns["stance"][:2].tolist() == ["", "0.5"]

@@ -194,7 +194,7 @@ def test_a_reference_and_another_matrix_are_compared(tmp_path):
     assert other["left_out"] == ["v9", "w"] and len(other["values"]) == 9
     assert other["shd"] == 0 and other["shared"] == other["pairs"][0] and other["p"] < 0.01  # the same rows
     (tmp_path / "bad.csv").write_text("from,to\nv1,v22\n")
-    with pytest.raises(UserError, match=r"bad.csv row 1: 'v22' is not there; near spellings: v2"):
+    with pytest.raises(UserError, match=r"bad.csv row 1: 'v22' is not there; did you mean v2"):
         run(tmp_path, file, out="x", reference=str(tmp_path / "bad.csv"))
     (tmp_path / "bad.csv").write_text("start,to\nv1,v2\n")
     with pytest.raises(UserError, match=r"no column from \(there: start, to\)"):

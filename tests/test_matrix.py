@@ -39,7 +39,7 @@ def test_columns_that_cannot_be_used_are_named(tmp_path, change, says):
         ("role,a\nr,1\n", r"1 numeric columns \(role, a\)"),
         ("role,a,b\nr,1\n", "row 1: 2 values for 3 columns"),
         ('role,a,b\nr,1,"2\n', "not a whole CSV"),
-        ("", "a column has no name"),
+        ("", "nothing in it; give a CSV with a header"),
     ],
 )
 def test_a_bad_file_is_told_in_one_line(tmp_path, text, says):
@@ -53,5 +53,7 @@ def test_ids_are_told_from_values(tmp_path):
     found = matrix.read(str(tmp_path / "s.csv"), "scores")
     assert list(found.ids) == ["run", "role_id", "condition"] and found.values == ["a", "b"]
     assert found.x_nv.tolist() == [[1, 0.5], [2, 0.25]] and found.units("")[0] == "role_id"
-    with pytest.raises(UserError, match="--unit: 'rol_id' is not there; near spellings: role_id"):
+    numbered = matrix.Matrix("s.csv", "", {}, ["id", "a"], np.c_[np.arange(12.0), np.arange(12) % 3])
+    assert matrix.odd_columns(numbered)[0].startswith("id: a different whole number in each row, taken for scores")
+    with pytest.raises(UserError, match="--unit: 'rol_id' is not there; did you mean role_id"):
         found.units("rol_id")

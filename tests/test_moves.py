@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from threadpoolctl import threadpool_limits
 
 from univar_jax.statistics import distances, moves, resamples
 
@@ -11,6 +12,12 @@ from .test_resamples import uniform
 # Where before and the ceiling are in each of PLANTED; after answers some questions as the one, some as the other.
 HOMES = np.array([[1.0, 0, 0, 0, 0, 0, 0, 0], [1.0, 0.8, 0, 0, 0, 0, 0, 0]])
 PLANTED = (0.0, 0.5, 1.0)
+
+
+@pytest.fixture(autouse=True)
+def single():
+    with threadpool_limits(1):  # small matrices, many times: threads would only wait for one another
+        yield
 
 
 def answers(draws, home_qd, asked_qd):

@@ -137,9 +137,9 @@ GOOD = "1,1,a,weak,w,,0,a"
 @pytest.mark.parametrize(
     ("lines", "head", "says"),
     [
-        ([GOOD], "item,truth", r"p.csv: no column role, name, label \(there: item, truth\)"),
-        ([GOOD + ",x"], HEAD + ",colour", "column 'colour' is unknown or stands twice"),
-        ([GOOD + ",x"], HEAD + ",seed", "column 'seed' is unknown or stands twice"),
+        (["1,a"], "item,truth", r"p.csv: no column role, name, label \(there: item, truth\)"),
+        ([GOOD + ",x"], HEAD + ",colour", "column 'colour' is unknown; known are item"),
+        ([GOOD + ",x"], HEAD + ",seed", "column 'seed' stands twice"),
         ([GOOD, "1,1"], HEAD, "row 2: 2 values for 8 columns"),
         ([], HEAD, "0 rows"),
         (["1,1,a,weak,,,0,a"], HEAD, "row 1: name is empty"),
@@ -147,14 +147,14 @@ GOOD = "1,1,a,weak,w,,0,a"
         ([GOOD, GOOD], HEAD, "row 2: item '1' of this model and seed is in row 1 too"),
         ([GOOD, "1,1,b,ceiling,s,,0,b"], HEAD, "row 2: truth of item '1' is 'b', before it was 'a'"),
         ([GOOD, "1,2,a,ceiling,s,,0,b"], HEAD, "row 2: group of item '1' is '2', before it was '1'"),
-        ([GOOD, "1,1,a,student,s,wx,0,b"], HEAD, "row 2: taught_by='wx' is no weak model; nearest: w"),
+        ([GOOD, "1,1,a,student,s,wx,0,b"], HEAD, "row 2: taught_by='wx' is no weak model; did you mean w"),
         ([GOOD, "2,1,a,ceiling,s,,0,b"], HEAD, "none of 2 items was predicted by all 2 models"),
         ([GOOD + ",.4,.4"], HEAD + ",p_a,p_b", "row 1: probabilities sum to 0.800"),
         ([GOOD + ",.4,x"], HEAD + ",p_a,p_b", "row 1: could not convert string to float: 'x'"),
         ([GOOD + ",.4,"], HEAD + ",p_a,p_b", "row 1: could not convert string to float"),
         ([GOOD + ",1.5,-.5"], HEAD + ",p_a,p_b", "row 1: probabilities sum to"),
         (["1,1,a,weak,soft vote,,0,a"], HEAD, "a weak model is named 'soft vote', as a vote is"),
-        (['1,1,a,weak,"w,,0,a'], HEAD, "p.csv line 2: unexpected end of data"),
+        (['1,1,a,weak,"w,,0,a'], HEAD, "p.csv line 2: not a whole CSV .unexpected end of data"),
     ],
 )
 def test_a_bad_file_is_told_with_its_row(lines, head, says):

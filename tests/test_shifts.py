@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 from scipy import stats
+from threadpoolctl import threadpool_limits
 
 from univar_jax.statistics import distances, nearest, noise, resamples, shifts
 
@@ -14,6 +15,8 @@ def cheap(monkeypatch):
     monkeypatch.setattr(resamples, "PERMUTATIONS", 99)
     monkeypatch.setattr(resamples, "RESAMPLES", 300)
     monkeypatch.setattr(noise, "LABELLINGS", 200)
+    with threadpool_limits(1):  # small matrices, many times: threads would only wait for one another
+        yield
 
 
 def answers(draws, asked_qd, shift=0.0, times=1):
@@ -71,8 +74,9 @@ def test_a_planted_shift_is_found_and_none_is_seldom_called_one():
         ((3, 2), 1.0, "answers"),
     ],
 )
-def test_the_noise_band_holds_repetitions_of_the_same_source(times, effect, of):
+def test_the_noise_band_holds_repetitions_of_the_same_source(times, effect, of, monkeypatch):
     """Whatever questions do to both alike, and whether one answer or several of each are there."""
+    monkeypatch.setattr(resamples, "PERMUTATIONS", 1)  # only the distances are looked at
     inside = []
     for seed in range(REPEATS):
         z_nd, drawn = planted(seed, questions=40, times=times, effect=effect)
@@ -139,6 +143,19 @@ def test_the_value_that_was_moved_is_named_and_a_source_ahead_is_what_it_moved_t
     assert rare["shift"] is rare["p"] is rare["q"] is rare["noise_band"] is None and found["rare"] is None
     assert [(t["source"], t["verdict"]) for t in row["toward"]] == [("ahead", "toward"), ("behind", "away")]
     assert row["toward"][0]["change"] == pytest.approx(row["toward"][0]["after"] - row["toward"][0]["before"], abs=1e-5)
+
+
+def test_the_distance_to_a_third_has_no_noise_of_its_own_in_it():
+    """It is that over pairs of rows of different groups, so that fewer answers are no move away from all others."""
+    draws, q = np.random.default_rng(0), np.repeat(np.arange(8), 3)
+    asked = draws.normal(size=(8, 12))
+    x_nd, y_nd = answers(draws, asked, times=3), answers(draws, asked, 0.8, times=3)
+    times_rg = np.stack([np.ones(8), draws.integers(3, size=8)])
+    found_r = shifts._far(times_rg, *(shifts._summed(z_nd, q, 8) for z_nd in (x_nd, y_nd)))
+    for times_g, found in zip(times_rg, found_r, strict=True):
+        w_nn = np.where(q[:, None] == q, 0, np.outer(times_g[q], times_g[q]))
+        xy, xx, yy = ((w_nn * (a @ b.T)).sum() / w_nn.sum() for a, b in ((x_nd, y_nd), (x_nd, x_nd), (y_nd, y_nd)))
+        assert found == pytest.approx(1 - xy / np.sqrt(xx * yy), rel=1e-5)
 
 
 def test_control_answers_are_kept_apart_and_equal_answers_have_not_moved():

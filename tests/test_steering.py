@@ -53,7 +53,7 @@ def test_side_effects_need_units_baselines_and_known_names(tmp_path):
         "no steered value has descendants and others and changed",
     )
     for settings, says in (
-        ({"test": few, "steered": ["v11"]}, "--steered: 'v11' is not there; near spellings: v1"),
+        ({"test": few, "steered": ["v11"]}, "--steered: 'v11' is not there; did you mean v1"),
         ({"test": few, "unsteered": "off"}, r"no row has condition 'off' \(there: down, none, up\)"),
         ({"steered": ["v1"]}, "--steered is checked on rows of --test"),
         (

@@ -141,8 +141,8 @@ def test_predictions_alone_need_no_embeddings(tmp_path):
 @pytest.mark.parametrize(
     ("change", "says"),
     [
-        ({"after": "taugt$eng"}, r"--after=taugt\$eng: no such source; nearest: taught\$eng"),
-        ({"teacher": ["zzzzzzz"]}, r"--teacher=zzzzzzz: no such source; nearest: ceiling\$eng, strong\$eng"),
+        ({"after": "taugt$eng"}, r"--after=taugt\$eng: no such source; did you mean taught\$eng"),
+        ({"teacher": ["zzzzzzz"]}, r"--teacher=zzzzzzz: no such source; there are ceiling\$eng, strong\$eng"),
         ({"ceiling": ""}, "--ceiling is missing; name one of the 4 sources"),
         ({"teacher": []}, "--teacher is missing"),
         ({"after": NAMES["b"]}, r"--after=strong\$eng is --before too"),
@@ -157,10 +157,10 @@ def test_a_role_that_is_wrong_is_told(half, tmp_path, change, says):
 def test_files_that_cannot_be_compared(half, tmp_path):
     rows, z = planted_rows()
     other = write(tmp_path / "o.parquet", rows, z, encoder="other")
-    with pytest.raises(UserError, match=r"2 encoders \(e, other\)"):
+    with pytest.raises(UserError, match=r"files of 2 encoders \(e, other\); a distance is within one"):
         run(tmp_path, half, other)
     views = write(tmp_path / "v.parquet", rows, z, qas_per_view=5)
-    with pytest.raises(UserError, match="use --qas_per_view=1"):
+    with pytest.raises(UserError, match="embed single answers, with --qas_per_view=1"):
         run(tmp_path, views)
 
 

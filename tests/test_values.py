@@ -201,8 +201,10 @@ def test_control_rows_are_a_class_of_their_own(tmp_path):
     ("change", "settings", "says"),
     [
         ({"value": ""}, {}, "no row has a value; label some"),
-        ({}, {"values": ["powr"]}, "--values: 'powr' is not there; near spellings: power"),
+        ({}, {"values": ["powr"]}, "--values: 'powr' is not there; did you mean power"),
         ({"stance": "2"}, {}, "row 1: stance='2'; give a number from -1 to 1"),
+        ({"scale": "inf", "stance": ""}, {}, "row 1: scale='inf'; give the points"),
+        ({"value": "persona"}, {}, "a value is named 'persona', as an id column of"),
         ({"scale": "5.5", "stance": ""}, {}, "row 1: scale='5.5'; give the points"),
         ({"keyed": "x"}, {}, "row 1: keyed='x'; use"),
         ({"reverse": "maybe"}, {}, "row 1: reverse='maybe'; use"),

@@ -35,13 +35,15 @@ from collections.abc import Sequence
 import numpy as np
 from etils import epath
 
-from univar_jax import cli, files, qa
+from univar_jax import cli, files
 from univar_jax import embeddings as embedding_files
 from univar_jax.cli import UserError
 from univar_jax.config import digest
 from univar_jax.embeddings import Encoder
-from univar_jax.report import maps, page, screen
-from univar_jax.statistics import baselines, dendrogram, differences, distances, mantel, resamples, scores, splits
+
+with cli.extra("analyze", "umap"):
+    from univar_jax.report import maps, page, screen
+    from univar_jax.statistics import baselines, dendrogram, differences, distances, mantel, resamples, scores, splits
 
 _ABOUT = ("weights", "step", "config_hash", "version", "qas_per_view")
 # Goes up when equal inputs give another report: a finished one of before is then another.
@@ -71,7 +73,7 @@ def analyze(
     Raises:
       UserError: a file that cannot be used, no common row, an unknown language, an OUT with other content, leakage.
     """
-    folder = epath.Path(out).expanduser()
+    folder = files.place(out, "out")
     data, shas = embedding_files.contents(embeddings)
     settings = {"k": k, "lang": sorted(lang), "seed": seed, "allow_leakage": allow_leakage, "edition": _EDITION}
     if reference:
@@ -103,8 +105,7 @@ def _report(
     about: dict,
 ) -> tuple[dict, dict[str, bytes]]:
     """metrics.json's content, and all files of the report."""
-    relevant = encoders[0].columns["value_relevant"].tolist()
-    control_n = ~qa.value_relevant(qa.Answers({"value_relevant": relevant}, 0, []))
+    control_n = ~embedding_files.about_values(encoders[0].columns)
     table = _table(encoders, k, seed, notes)
     langs = _scored_languages(table.columns["lang"], lang, notes)
     scored_n = np.isin(table.columns["lang"], langs)

@@ -3,6 +3,7 @@
 import contextlib
 import difflib
 import errno
+import importlib.util
 import re
 import sys
 import traceback
@@ -69,14 +70,22 @@ def require(values: flags.FlagValues, *names: str) -> None:
 
 
 @contextlib.contextmanager
-def extra(name: str) -> Iterator[None]:
-    """Around a stage's imports: where a package of this extra is missing, one line that names it and exit code 2."""
+def extra(name: str, *later: str) -> Iterator[None]:
+    """Around a stage's imports: where a package of this extra is missing, one line that names it and exit code 2.
+
+    Args:
+      name: the extra.
+      later: packages of it that are imported only where they are used, too late to find out.
+    """
     try:
         yield
+        missing = next((package for package in later if importlib.util.find_spec(package) is None), "")
     except ModuleNotFoundError as error:
         if (error.name or "").startswith("univar_jax"):
             raise
-        _exit(UserError(f"this stage needs the package {error.name}; pip install 'univar_jax[{name}]'"))
+        missing = error.name
+    if missing:
+        _exit(UserError(f"this stage needs the package {missing}; pip install 'univar_jax[{name}]'"))
 
 
 def one_line(error: Exception) -> str:
@@ -88,7 +97,7 @@ def near(word: str, names: Iterable[str]) -> str:
     """A cure: the names that are spelt nearly so, else the first ones there are."""
     names = sorted(set(names))
     found = difflib.get_close_matches(word, names, n=3, cutoff=0.5)
-    if found:
+    if found := found or [name for name in names if name.lower() == word.lower()]:
         return f"did you mean {', '.join(found)}?"
     return f"there are {', '.join(names[:8])}{' …' if len(names) > 8 else ''}" if names else "there are none"
 

@@ -13,7 +13,8 @@ compare.json. Intervals and bands 95 %, p and q never 0; null is what could not 
           by_value over the values of this pair
       not_enough     null, or {groups, rows, needed_groups, needed_rows}; all figures are null then
       by_value: {VALUE: the same from shared on}; control: the same on control answers without q, or null
-      toward: [{source, before, after (cosine distances to it), change, ci, groups, verdict}], the nearest first
+      toward: [{source, before, after (cosine distances to it, of answers to different questions), change, ci, groups,
+          verdict}], the nearest first
       trained     rows that are compared and that the encoder was trained on}]
   questions: [{a, b, unit, shared, distance, most, least, by_value, by_dataset}]     before and after of each pair
       (`differences.between`)
@@ -32,18 +33,20 @@ from collections.abc import Sequence
 import numpy as np
 from etils import epath
 
-from univar_jax import cli, files, qa
+from univar_jax import cli, files
 from univar_jax import embeddings as embedding_files
 from univar_jax.cli import UserError
 from univar_jax.config import digest
 from univar_jax.embeddings import Encoder
-from univar_jax.report import maps, page, screen
-from univar_jax.statistics import asked, differences, distances, nearest, noise, resamples, shifts
-from univar_jax.statistics import bounds as bounds_file
+
+with cli.extra("analyze", "umap"):
+    from univar_jax.report import maps, page, screen, sheet
+    from univar_jax.statistics import asked, differences, distances, nearest, noise, resamples, shifts
+    from univar_jax.statistics import bounds as bounds_file
 
 NOT_WITHIN = 3  # the exit code
 # Goes up when equal inputs give another report.
-_EDITION = 1
+_EDITION = 2
 _ABOUT = ("weights", "step", "config_hash", "version")
 
 
@@ -56,7 +59,7 @@ def compare(
     bounds: str = "",
     seed: int = 0,
 ) -> int:
-    """Writes OUT/report.html, its pictures, pairs.csv and compare.json.
+    """Writes OUT/report.html, its pictures, pairs.csv, questions.csv and compare.json.
 
     Args:
       embeddings: Parquet files of one encoder.
@@ -74,11 +77,11 @@ def compare(
       UserError: a file that cannot be used, files of several encoders, an unknown source (with near spellings), a pair
         of one source or one that stands twice, a bound that checks nothing, an OUT with other content.
     """
-    folder = epath.Path(out).expanduser()
+    folder = files.place(out, "out")
     wanted = asked.named(before, after, pairs, bounds)
     entries = bounds_file.read(bounds) if bounds else []
     data, shas = embedding_files.contents(embeddings)
-    law = hashlib.sha256(epath.Path(bounds).expanduser().read_bytes()).hexdigest() if bounds else ""
+    law = hashlib.sha256(files.given(bounds, "bounds", bounds_file.CURE)).hexdigest() if bounds else ""
     inputs = digest(
         {"compare": _EDITION, "files": shas, "pairs": [list(p) for p, _ in wanted], "bounds": law, "seed": seed}
     )
@@ -86,7 +89,7 @@ def compare(
         print(f"{folder / 'report.html'} is there already, made from the same inputs")
         return _told(json.loads((folder / "compare.json").read_text()))
     notes: list[str] = []
-    rows = _one_encoder(embedding_files.join(data, notes))
+    rows = embedding_files.single(data, notes)
     del data
     about = {"inputs": inputs, "files": shas, "seed": seed, "encoder": rows.name}
     about |= {key: rows.meta.get(key) for key in _ABOUT} | {"bounds_file": epath.Path(bounds).name or None}
@@ -105,20 +108,6 @@ def _told(compared: dict) -> int:
     return 0 if all(row["pass"] for row in compared["bounds"] or []) else NOT_WITHIN
 
 
-def _one_encoder(encoders: list[Encoder]) -> Encoder:
-    if len(encoders) > 1:
-        names = ", ".join(e.name for e in encoders)
-        raise UserError(
-            f"--embeddings: files of {len(encoders)} encoders ({names}); a distance is within one, give its"
-        )
-    if (several := encoders[0].meta.get("qas_per_view", "1")) != "1":
-        raise UserError(
-            f"--embeddings: made with --qas_per_view={several}, handfuls that no two sources share; "
-            "compare takes single answers, embed with --qas_per_view=1"
-        )
-    return encoders[0]
-
-
 def _report(
     rows: Encoder, wanted: list[asked.Named], entries: list[bounds_file.Bound], notes: list[str], about: dict
 ) -> tuple[dict, dict[str, bytes]]:
@@ -126,8 +115,9 @@ def _report(
     columns, about_n = rows.columns, _about_values(rows, notes)
     home = asked.homes(columns)
     pairs = asked.pairs(wanted, sorted(set(columns["source"][about_n])), home)
-    persona = {after: after.removeprefix(home[after]).removeprefix("$") for _, after in pairs}
-    bounds_file.check(about["bounds_file"], entries, persona, sorted(set(columns["value"]) - {""}), notes)
+    personas = {name: name.removeprefix(base).removeprefix("$") for name, base in home.items()}
+    persona = {after: personas[after] for _, after in pairs}
+    bounds_file.check(about["bounds_file"], entries, persona, personas, sorted(set(columns["value"]) - {""}), notes)
     units = list(zip(("question", "question group"), embedding_files.questions(columns), strict=True))
     coded, lots = distances.by_lot(units, about["seed"])
     corpus_n = np.unique(columns["dataset"], return_inverse=True)[1]
@@ -140,19 +130,26 @@ def _report(
     _tell(found, dict(zip(columns["source"], columns["lang"], strict=True)), notes)
     kept = np.flatnonzero(about_n)
     words = {name: column[kept] for name, column in columns.items()}
-    quoted = differences.between(rows.z_nd[kept], words, [(n, c[kept]) for n, c in coded], pairs)
+    asked_of = rows.z_nd[kept], words, [(name, cell_n[kept]) for name, cell_n in coded], pairs
     judged = [row for pair in found for row in bounds_file.judge(entries, pair, persona[pair["after"]])]
     if entries and not judged:
         raise UserError(
             f"--bounds: none of its {len(entries)} bounds matches any of {', '.join(persona)}; mend the globs"
         )
-    compared = about | {"pairs": found, "questions": quoted, "bounds": judged if entries else None, "notes": notes}
-    return _files(rows, kept, [drawn for _, drawn in measured], compared | {"settings": _settings()})
+    compared = about | {
+        "pairs": found,
+        "questions": differences.between(*asked_of),
+        "bounds": judged if entries else None,
+        "notes": notes,
+    }
+    compared, made = _files(rows, kept, [drawn for _, drawn in measured], compared | {"settings": _settings()})
+    columns = ["before", "after", "dataset", "question_id", "question", "value", "distance"]
+    return compared, {"questions.csv": sheet.csv_of(columns, differences.each(*asked_of))} | made
 
 
 def _about_values(rows: Encoder, notes: list[str]) -> np.ndarray:
     """Bool [n]: not control; all, where a file has nothing else."""
-    about_n = qa.value_relevant(qa.Answers({"value_relevant": rows.columns["value_relevant"].tolist()}, 0, []))
+    about_n = embedding_files.about_values(rows.columns)
     if about_n.any():
         return about_n
     notes.append("All rows are control (value_relevant false): what is compared says nothing of values.")

@@ -13,6 +13,7 @@ from etils import epath
 
 from univar_jax import qa
 from univar_jax.cli import UserError
+from univar_jax.files import given
 
 _QUESTION = ("group_id", "question_id", "question", "value_relevant")
 # What `values` reads an answer's stance from, and the rows of a score matrix.
@@ -48,10 +49,7 @@ def contents(files: Sequence[str]) -> tuple[dict[str, bytes], list[str]]:
         raise UserError("--embeddings names no file; give Parquet files that embed wrote")
     data = {}
     for file in files:
-        path = epath.Path(file).expanduser()
-        if not path.exists() or path.is_dir():
-            raise UserError(f"{file}: no such file; give Parquet files that embed wrote")
-        data[file] = path.read_bytes()
+        data[file] = given(file, "embeddings", "give Parquet files that embed wrote")
     shas = [hashlib.sha256(content).hexdigest() for content in data.values()]
     if len(set(shas)) < len(files):
         raise UserError(f"--embeddings: {len(files)} files, {len(set(shas))} different; name each file once")
@@ -87,9 +85,9 @@ def read(file: str, data: bytes, notes: list[str]) -> Encoder:
 
 
 def _first(value: object) -> str:
-    """A cell as a string; of a view's several questions the first, on whose side the others are too."""
+    """A cell as a string, "" for null and NaN; of a view's several questions the first, on whose side the rest is."""
     first = next(iter(value), None) if isinstance(value, list) else value
-    return "" if first is None else str(first)
+    return "" if first is None or first != first else str(first)
 
 
 def _complete(file: str, columns: dict[str, list[str]]) -> dict[str, np.ndarray]:
@@ -154,6 +152,28 @@ def join(data: dict[str, bytes], notes: list[str]) -> list[Encoder]:
     twice = collections.Counter(e.name for e in encoders)
     names = [f"{e.name} #{i}" if twice[e.name] > 1 else e.name for i, e in enumerate(encoders, 1)]
     return [dataclasses.replace(e, name=name) for e, name in zip(encoders, names, strict=True)]
+
+
+def single(data: dict[str, bytes], notes: list[str]) -> Encoder:
+    """The rows of files of one encoder, an answer each.
+
+    Raises:
+      UserError: as `read`; files of several encoders; views of several answers, which share no question.
+    """
+    encoder, *others = join(data, notes)
+    if others:
+        names = ", ".join(each.name for each in (encoder, *others))
+        told = f"files of {1 + len(others)} encoders ({names})"
+        raise UserError(f"--embeddings: {told}; a distance is within one, give its files")
+    if (several := encoder.meta.get("qas_per_view", "1")) != "1":
+        made = f"made with --qas_per_view={several}, handfuls that no two sources share"
+        raise UserError(f"--embeddings: {made}; embed single answers, with --qas_per_view=1")
+    return encoder
+
+
+def about_values(columns: dict[str, np.ndarray]) -> np.ndarray:
+    """bool [n]: the rows that are about values; the others are control."""
+    return qa.value_relevant(qa.Answers({"value_relevant": columns["value_relevant"].tolist()}, 0, []))
 
 
 def _check_joint(file: str, first: str, old: Encoder, new: Encoder) -> None:

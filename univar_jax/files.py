@@ -47,6 +47,23 @@ def place(path: str, flag: str) -> Place:
     return epath.Path(path)
 
 
+def given(path: str, flag: str, cure: str) -> bytes:
+    """The bytes of a file that a flag names.
+
+    Args:
+      path: the file.
+      flag: its name, without the dashes.
+      cure: what to do where it is not there.
+
+    Raises:
+      UserError: no such file, or a folder; a kind of store that is not known.
+    """
+    file = place(path, flag)
+    if not file.exists() or file.is_dir():
+        raise UserError(f"--{flag}={path}: no such file; {cure}")
+    return file.read_bytes()
+
+
 def cache() -> Path:
     """Where what was copied here stays: UNIVAR_CACHE, else univar_jax in the user's cache folder."""
     home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "univar_jax"

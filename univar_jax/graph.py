@@ -14,7 +14,8 @@ graph.json. Shares are fractions, intervals 95 %; null is what was not or could 
   side_effects: {VALUE: [[descendant, share of resamples in which it is one]]}
   values, ids, rows, unit, units; detectable: the correlation below which rows that were independent would show none
   bootstrap: asked, done, shd_from_itself: [lo, hi] of a resample's graph to this one, not_enough: why there is none;
-      joined_by_chance: [mean, largest] number of pairs that PC joins where nothing is related (`causal.unrelated`)
+      joined_by_chance: [mean, largest] number of pairs that PC joins where nothing is related (`causal.unrelated`);
+      of_unrelated: the most that an unrelated pair's frequency is expected to be (`causal.of_unrelated`)
   reference, other: null, or (`shared_edges.compared`, of PC's graphs; a reference's edges are taken as they are) pairs,
       shared, same_direction, shd, p: of `shared`, values relabelled, one-sided; values, left_out; file; edges: [[from,
       to, in]] with in "both", "graph" or "other"; reduced: the same counts after reduction of both
@@ -28,17 +29,20 @@ from collections.abc import Sequence
 
 import numpy as np
 from etils import epath
-from scipy import stats
 
 from univar_jax import cli, files
 from univar_jax.cli import UserError
 from univar_jax.config import digest
-from univar_jax.report import drawings, sheet
-from univar_jax.statistics import causal, matrix, resamples, shared_edges, steering
-from univar_jax.statistics.matrix import Matrix
+
+with cli.extra("graph", "causallearn"):
+    from scipy import stats
+
+    from univar_jax.report import drawings, sheet
+    from univar_jax.statistics import causal, matrix, resamples, shared_edges, steering
+    from univar_jax.statistics.matrix import Matrix
 
 # Goes up when equal inputs give another report: a finished one of before is then another.
-_EDITION = 1
+_EDITION = 2
 # A pair that PC did not join is told where so many of the resamples did.
 _TOLD_SHARE = 0.5
 
@@ -80,7 +84,7 @@ def graph(
     Raises:
       UserError: a file, column or value that cannot be used, an OUT with other content.
     """
-    folder = epath.Path(out).expanduser()
+    folder = files.place(out, "out")
     asked = _read(scores, drop, unit, reference, other, test, steered)
     settings = {"alpha": alpha, "bootstrap": bootstrap, "unit": unit, "seed": seed, "drop": sorted(drop)}
     settings |= {"steered": sorted(steered), "unsteered": unsteered, "changed": changed} if test else {}
@@ -180,13 +184,14 @@ def _learnt(found: Matrix, graph_vv: np.ndarray, alpha: float, count: int, unit:
         )
         if not len(graphs):
             why = f"a column is constant or collinear in each of {count} resamples; more {unit}s are needed"
-    notes = [f"{why}." for why in [why] if why and count]
+    notes = matrix.odd_columns(found) + ([f"{why}."] if why and count else [])
     if 0 < len(graphs) < count:
         notes.append(f"{count - len(graphs)} of {count} resamples have a constant or collinear column: left out.")
     if len(graphs) and units < resamples.FEW_GROUPS:
         notes.append(f"Few clusters: {units} {unit}s; frequencies from fewer than {resamples.FEW_GROUPS} are too sure.")
     itself = [causal.compared(graph_vv, g_vv)["shd"] for g_vv in graphs]
     done = {"asked": count, "done": len(graphs), "not_enough": why, "joined_by_chance": None}
+    done["of_unrelated"] = causal.of_unrelated(alpha)
     if len(graphs):
         joined = causal.unrelated(found.x_nv, units_n, alpha, seed)
         done["joined_by_chance"] = [float(np.mean(joined)), max(joined)]

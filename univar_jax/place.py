@@ -27,7 +27,6 @@ from collections.abc import Sequence
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from etils import epath
 
 from univar_jax import cli, embed, files, qa
 from univar_jax import embeddings as embedding_files
@@ -35,10 +34,12 @@ from univar_jax.cli import UserError
 from univar_jax.config import digest
 from univar_jax.embeddings import Encoder
 from univar_jax.encoders import models
-from univar_jax.report import figures, maps, page, screen
-from univar_jax.statistics import differences, distances, nearest, resamples
-from univar_jax.statistics import mine as my
 from univar_jax.training import programs
+
+with cli.extra("analyze", "umap"):
+    from univar_jax.report import figures, maps, page, screen, sheet
+    from univar_jax.statistics import differences, distances, nearest, resamples
+    from univar_jax.statistics import mine as my
 
 # Goes up when equal inputs give another report.
 _EDITION = 1
@@ -71,7 +72,7 @@ def place(
       UserError: a file that cannot be used, a reference of another encoder or of handfuls, an unknown source or
         language, question ids that mean other questions there, an OUT with other content.
     """
-    folder = epath.Path(out).expanduser()
+    folder = files.place(out, "out")
     data, shas = embedding_files.contents(embeddings)
     loaded = embed.open_model(model)
     meta = _made_by(data, loaded, model)
@@ -117,8 +118,8 @@ def _made_by(data: dict[str, bytes], loaded: embed.Model, model: str) -> dict[st
 def _check_against(against: str, reference: Encoder) -> None:
     there = set(reference.columns["source"])
     if against and against not in there:
-        cure = cli.near(against, there)
-        raise UserError(f"--against={against}: the reference has no such source among its {len(there)}; {cure}")
+        told = f"the reference has no such source among its {len(there)}"
+        raise UserError(f"--against={against}: {told}; {cli.near(against, there)}")
 
 
 def _embedded(loaded: embed.Model, answers: qa.Answers, meta: dict[str, str], notes: list[str]) -> Encoder:
@@ -229,8 +230,8 @@ def _files(
     more = {"sources": len(set(columns["source"])), "encoder": placed["encoder"]["name"], "questions": quoted}
     points = page.points(drawn, columns, placed["seed"], names)
     html = page.render("place.html.j2", placed, made, points, of, more | {"shown": figures.NEAREST})
-    made |= {"nearest.csv": page.table(["mine", "list", *_COLUMNS], _lines(placed["mine"])), "report.html": html}
-    return made | {"place.json": page.written(placed)}
+    made |= {"nearest.csv": sheet.csv_of(["mine", "list", *_COLUMNS], _lines(placed["mine"])), "report.html": html}
+    return made | {"place.json": sheet.json_of(placed)}
 
 
 def _lines(found: list[dict]) -> list[dict]:

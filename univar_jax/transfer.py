@@ -40,21 +40,24 @@ import hashlib
 from collections.abc import Sequence
 
 import numpy as np
-from scipy import stats
 
-from univar_jax import cli, files, qa
+from univar_jax import cli, files
 from univar_jax import embeddings as embedding_files
 from univar_jax.cli import UserError
 from univar_jax.config import digest
 from univar_jax.embeddings import Encoder
-from univar_jax.report import transfer_page
-from univar_jax.statistics import moves, predictions, recovered, resamples
+
+with cli.extra("analyze"):
+    from scipy import stats
+
+    from univar_jax.report import transfer_page
+    from univar_jax.statistics import moves, predictions, recovered, resamples
 
 # Rows of a source that are compared: some seconds a teacher and 8 MB for each two sources, both growing as its square;
 # a planted transfer of .5 then has an interval of .18.
 MAX_ROWS = 1_000
 # Goes up when equal inputs give another report.
-_EDITION = 1
+_EDITION = 2
 
 
 @dataclasses.dataclass(frozen=True)
@@ -126,18 +129,10 @@ def transfer(
 
 def compared(data: dict[str, bytes], roles: Roles, seed: int, notes: list[str]) -> dict:
     """The parts of transfer.json that come from embeddings."""
-    encoders = embedding_files.join(data, notes)
-    if len(encoders) > 1:
-        names = ", ".join(encoder.name for encoder in encoders)
-        raise UserError(
-            f"--embeddings: {len(encoders)} encoders ({names}); vectors of one are compared, give its files"
-        )
-    if int(encoders[0].meta.get("qas_per_view") or 1) > 1:
-        raise UserError("--embeddings: views of several answers have no question in common; use --qas_per_view=1")
-    _check(roles, sorted(set(encoders[0].columns["source"])))
-    encoder = encoders[0].take(np.flatnonzero(np.isin(encoders[0].columns["source"], roles.names)))
-    relevant = encoder.columns["value_relevant"].tolist()
-    control_n = ~qa.value_relevant(qa.Answers({"value_relevant": relevant}, 0, []))
+    encoder = embedding_files.single(data, notes)
+    _check(roles, sorted(set(encoder.columns["source"])))
+    encoder = encoder.take(np.flatnonzero(np.isin(encoder.columns["source"], roles.names)))
+    control_n = ~embedding_files.about_values(encoder.columns)
     out = {"encoder": encoder.name, "sources": dataclasses.asdict(roles), "control": None}
     if control_n.all():
         notes.append("All rows are control: what is called values here is not about values.")
@@ -249,7 +244,7 @@ def _check(roles: Roles, there: list[str]) -> None:
         raise UserError(f"{', '.join(missing)} is missing; name one of the {len(there)} sources of --embeddings")
     for flag, name in flags:
         if name not in there:
-            raise UserError(f"--{flag}={name}: no such source; nearest: {predictions.near(name, there)}")
+            raise UserError(f"--{flag}={name}: no such source; {cli.near(name, there)}")
     for i, (flag, name) in enumerate(flags):
         if twice := [other for other, same in flags[:i] if same == name]:
             raise UserError(f"--{flag}={name} is --{twice[0]} too; each role has a source of its own")

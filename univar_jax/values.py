@@ -29,15 +29,16 @@ where the file tells none); null is what was not or could not be measured.
 from collections.abc import Sequence
 
 import numpy as np
-from etils import epath
 
-from univar_jax import cli, files, qa
+from univar_jax import cli, files
 from univar_jax import embeddings as embedding_files
 from univar_jax.cli import UserError
 from univar_jax.config import digest
 from univar_jax.embeddings import Encoder
-from univar_jax.report import drawings, sheet
-from univar_jax.statistics import matrix, readout, resamples, splits, stances
+
+with cli.extra("analyze"):
+    from univar_jax.report import drawings, sheet
+    from univar_jax.statistics import matrix, readout, resamples, splits, stances
 
 # Goes up when equal inputs give another report: a finished one of before is then another.
 _EDITION = 1
@@ -64,7 +65,7 @@ def values(
     Raises:
       UserError: a file, row or value that cannot be used, an OUT with other content.
     """
-    folder = epath.Path(out).expanduser()
+    folder = files.place(out, "out")
     data, shas = embedding_files.contents(embeddings)
     settings = {"values": sorted(values), "error": error, "min_answers": min_answers}
     inputs = digest({"files": shas, "seed": seed, "edition": _EDITION} | settings)
@@ -72,10 +73,7 @@ def values(
         print(f"{folder / 'report.html'} is there already, made from the same inputs")
         return
     notes: list[str] = []
-    encoder, *others = embedding_files.join(data, notes)
-    if others:
-        names = ", ".join(other.name for other in (encoder, *others))
-        raise UserError(f"--embeddings: files of {1 + len(others)} encoders ({names}); give those of one")
+    encoder = embedding_files.single(data, notes)
     metrics, made = _report(encoder, next(iter(data)), values, error, min_answers, seed, notes)
     metrics |= {"settings": settings, "seed": seed, "notes": notes, "inputs": inputs, "encoder": encoder.name}
     _say(metrics)
@@ -97,11 +95,15 @@ def _report(
         raise UserError(f"{file}: no row has a value; label some answers in a column value, and embed them again")
     matrix.check_names("--values", wanted, there)
     names = sorted(set(wanted)) or there
+    if taken := sorted(set(names) & set(matrix.IDS)):
+        raise UserError(
+            f"{file}: a value is named {taken[0]!r}, as an id column of scores.csv is; give it another name"
+        )
     _, groups_n = embedding_files.questions(columns)
     fit_n = splits.held_out(encoder, groups_n, seed, notes)
     rows = readout.Rows(encoder.z_nd, columns["text"], np.unique(groups_n, return_inverse=True)[1], fit_n, seed)
     stance_n, parsed_n = stances.read(columns, file)
-    control_n = ~qa.value_relevant(qa.Answers({"value_relevant": columns["value_relevant"].tolist()}, 0, []))
+    control_n = ~embedding_files.about_values(columns)
     labels_n = readout.labels(columns["value"], control_n, names)
     kept, lacking = readout.enough(labels_n, rows)
     told, named = readout.relevance(np.where(np.isin(labels_n, kept), labels_n, ""), rows, error)
@@ -129,7 +131,7 @@ def _report(
     metrics = {"values": of_value, "readout": told, "left_out": lacking, "rows": len(labels_n)}
     metrics |= {"stance": {name: found for name, (found, _) in read.items()}}
     metrics["scored_rows"] = len({tuple(cell[i] for i in stances.IDS) for cell in cells})
-    made = {"scores.csv": stances.matrix_csv(cells, list(scored)), "cells.csv": _cells_csv(cells)}
+    made = {"scores.csv": _scores_csv(cells, list(scored)), "cells.csv": _cells_csv(cells)}
     made["scores.png"] = drawings.score_matrix(cells, list(scored))
     if named:
         made["named.csv"] = _named_csv(columns, named, named_n)
@@ -184,9 +186,18 @@ def _told(of_value: list[dict]) -> list[str]:
     return notes
 
 
+def _scores_csv(cells: list[dict], names: list[str]) -> bytes:
+    """A row a source, persona and condition, a column a value, empty where there is no score."""
+    rows: dict[tuple, dict] = {}
+    for cell in cells:
+        key = {name: cell[name] for name in stances.IDS}
+        rows.setdefault(tuple(key.values()), key)[cell["value"]] = cell["score"]
+    return sheet.csv_of([*stances.IDS, *names], list(rows.values()))
+
+
 def _cells_csv(cells: list[dict]) -> bytes:
     rows = [cell | dict(zip(("lo", "hi"), cell["ci"] or (None, None), strict=True)) for cell in cells]
-    return stances.as_csv(rows, [*stances.IDS, "value", "score", "rows", "known", "groups", "lo", "hi"])
+    return sheet.csv_of([*stances.IDS, "value", "score", "rows", "known", "groups", "lo", "hi"], rows)
 
 
 def _named_csv(columns: dict[str, np.ndarray], named: readout.Named, named_n: np.ndarray) -> bytes:
@@ -196,7 +207,7 @@ def _named_csv(columns: dict[str, np.ndarray], named: readout.Named, named_n: np
     for row, p_c in enumerate(named.p_nc):
         one = {"row": row + 1} | {key: columns[key][row] for key in keys} | {"named": named_n[row]}
         rows.append(one | {f"p {name}": f"{p:.4f}" for name, p in zip(named.classes, p_c, strict=True)})
-    return stances.as_csv(rows, ["row", *keys, "named", *(f"p {name}" for name in named.classes)])
+    return sheet.csv_of(["row", *keys, "named", *(f"p {name}" for name in named.classes)], rows)
 
 
 def _say(m: dict) -> None:

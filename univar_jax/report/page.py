@@ -5,19 +5,15 @@ input gives equal bytes.
 """
 
 import base64
-import csv
-import hashlib
-import io
 import itertools
 import json
 import pathlib
 from collections.abc import Collection, Sequence
 
-import jinja2
 import markupsafe
 import numpy as np
 
-from univar_jax.report import figures, maps
+from univar_jax.report import figures, maps, sheet
 from univar_jax.statistics import resamples
 
 # Of distances.csv, after the two sources' names.
@@ -71,9 +67,9 @@ def report(drawn: maps.Maps, columns: dict[str, Array], metrics: dict) -> dict[s
     }
     html = render("report.html.j2", metrics, files, points(drawn, columns, metrics["seed"]), of, more)
     return files | {
-        "distances.csv": table(["a", "b", *PAIR_COLUMNS], rows),
+        "distances.csv": sheet.csv_of(["a", "b", *PAIR_COLUMNS], rows),
         "report.html": html,
-        "metrics.json": written(metrics),
+        "metrics.json": sheet.json_of(metrics),
     }
 
 
@@ -99,25 +95,23 @@ def compared(
         "questions": found["questions"],
         "moves": True,
     }
-    html = render("compare.html.j2", found, files, points(drawn, columns, found["seed"]), of, more)
+    html = render("compare.html.j2", found, files, points(drawn, columns, found["seed"], moves=moves), of, more)
     lines = [
         _move_line(pair, value, row)
         for pair in found["pairs"]
         for value, row in [("", pair), *pair["by_value"].items()]
     ]
-    return files | {"pairs.csv": table(MOVE_COLUMNS, lines), "report.html": html, "compare.json": written(found)}
+    return files | {
+        "pairs.csv": sheet.csv_of(MOVE_COLUMNS, lines),
+        "report.html": html,
+        "compare.json": sheet.json_of(found),
+    }
 
 
 def _move_line(pair: dict, value: str, row: dict) -> dict:
     ends = dict(zip(("shift_lo", "shift_hi"), row["shift_ci"] or (None, None), strict=True))
     ends |= dict(zip(("noise_lo", "noise_hi"), row["noise_band"] or (None, None), strict=True))
     return row | ends | {"before": pair["before"], "after": pair["after"], "value": value}
-
-
-def written(metrics: dict) -> bytes:
-    """A report's JSON file."""
-    text = json.dumps(metrics, indent=2, sort_keys=True, allow_nan=False, ensure_ascii=False)
-    return text.encode() + b"\n"
 
 
 def drawn_rows(columns: dict[str, Array], drawn: maps.Maps) -> dict[str, Array]:
@@ -154,25 +148,17 @@ def render(template: str, metrics: dict, files: dict[str, bytes], drawn: dict, o
       of: rows that could have been drawn.
       more: what this template wants besides; `sources` and `encoder` for its map.
     """
-    images = {name.removesuffix(".png"): base64.b64encode(data).decode() for name, data in files.items()}
-    script = "\n".join((_HERE / name).read_text(encoding="utf-8") for name in _SCRIPTS[template])
-    # Escaping on: names and answers come from anywhere and may hold HTML.
-    rules = {"autoescape": True, "undefined": jinja2.StrictUndefined, "trim_blocks": True, "lstrip_blocks": True}
-    environment = jinja2.Environment(**rules, loader=jinja2.FileSystemLoader(_HERE))
-    page = environment.get_template(template).render(
-        m=metrics,
-        images=images,
-        **more,
+    return sheet.page(
+        template,
+        metrics,
+        files,
+        "\n".join((_HERE / name).read_text(encoding="utf-8") for name in _SCRIPTS[template]),
         drawn={key: drawn[key] for key in ("rows", "neighbours", "texts_of")} | {"of": of, "letters": TEXT_LETTERS},
         told=len(drawn["texts"]),
         points_json=as_json(drawn),
         metrics_json=as_json(metrics),
-        style=markupsafe.Markup((_HERE / "report.css").read_text(encoding="utf-8")),
-        script=markupsafe.Markup(script),
-        # The browser runs this one script and no other, should an answer ever get past the escaping.
-        script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
+        **more,
     )
-    return page.encode()
 
 
 def as_json(value: object) -> markupsafe.Markup:
@@ -183,7 +169,13 @@ def as_json(value: object) -> markupsafe.Markup:
     return markupsafe.Markup(text)
 
 
-def points(drawn: maps.Maps, columns: dict[str, Array], seed: int, mine: Collection[str] = ()) -> dict:
+def points(
+    drawn: maps.Maps,
+    columns: dict[str, Array],
+    seed: int,
+    mine: Collection[str] = (),
+    moves: dict[str, list[dict]] | None = None,
+) -> dict:
     """What the page's map is drawn from; numbers as base64 of little-endian uint16, for the browser's typed arrays.
 
     Args:
@@ -191,6 +183,7 @@ def points(drawn: maps.Maps, columns: dict[str, Array], seed: int, mine: Collect
       columns: source, model, lang and text of the drawn rows, [n] each.
       seed: of the lot that says whose text is there.
       mine: sources that stand out; their texts are there before others'.
+      moves: arrows on each map, as `compared` takes them.
     """
     shade_n, colour, marker = figures.looks(columns, mine)
     names, first, code_n = np.unique(columns["source"], return_index=True, return_inverse=True)
@@ -207,13 +200,17 @@ def points(drawn: maps.Maps, columns: dict[str, Array], seed: int, mine: Collect
     ]
     own = np.flatnonzero(np.isin(columns["source"], list(mine)))
     some = maps.sample(len(code_n), seed, MAX_TEXTS, resamples.TEXTS, own)
-    drawn_by = {"umap": drawn.umap_n2, "pca": drawn.pca_n2}
+    drawn_by, moves = {"umap": drawn.umap_n2, "pca": drawn.pca_n2}, moves or {}
     return {
         "rows": len(code_n),
         "neighbours": drawn.neighbours,
         "sources": sources,
         "source": _packed(code_n),
-        "maps": {name: _placed(xy_n2, shade_n, colour) for name, xy_n2 in drawn_by.items() if xy_n2 is not None},
+        "maps": {
+            name: _placed(xy_n2, shade_n, colour, moves.get(name, []))
+            for name, xy_n2 in drawn_by.items()
+            if xy_n2 is not None
+        },
         "texts": [_cut(columns["text"][row]) for row in some],
         "texts_of": some.tolist() if len(some) < len(code_n) else None,
         "palette": figures.COLOURS,
@@ -221,16 +218,26 @@ def points(drawn: maps.Maps, columns: dict[str, Array], seed: int, mine: Collect
     }
 
 
-def _placed(xy_n2: Array, shade_n: Array, colour: dict[str, int]) -> dict:
-    """Places in a square of 0 to 65535, both axes by one scale; hulls as [colour, x, y, x, y, …] in it."""
+def _placed(xy_n2: Array, shade_n: Array, colour: dict[str, int], moves: Sequence[dict]) -> dict:
+    """Places in a square of 0 to 65535, both axes by one scale; in it hulls, [colour, x, y, x, y, …], and arrows."""
     low, high = xy_n2.min(0), xy_n2.max(0)
     span = float((high - low).max()) or 1.0
-    xy_n2 = np.rint(((xy_n2 - (low + high) / 2) / span + 0.5) * 65535)
+    scaled = lambda xy_n2: np.rint(((xy_n2 - (low + high) / 2) / span + 0.5) * 65535)  # noqa: E731
+    arrows = []
+    for move in moves:
+        wide, high_, angle = move["ellipse"]
+        sizes = [round(size / span * 65535, 1) for size in (wide, high_)]
+        arrows.append(
+            {key: move[key] for key in ("before", "after")}
+            | {"ends": [int(at) for end in ("start", "end") for at in scaled(move[end])]}
+            | {"ellipse": [*sizes, round(angle, 2)]}
+        )
+    xy_n2 = scaled(xy_n2)
     hulls = []
     for name, at in colour.items():
         if (corners_c2 := figures.hull(xy_n2[shade_n == name])) is not None:
             hulls.append([at, *corners_c2.ravel().astype(int).tolist()])
-    return {"xy": _packed(xy_n2), "hulls": hulls}
+    return {"xy": _packed(xy_n2), "hulls": hulls} | ({"arrows": arrows} if arrows else {})
 
 
 def _packed(numbers: Array) -> str:
@@ -249,15 +256,6 @@ def pairs(apart: dict) -> list[dict]:
         for (i, a), (j, b) in itertools.combinations(enumerate(apart["names"]), 2)
     ]
     return sorted(found, key=lambda row: (row["centroid"], row["a"], row["b"]))
-
-
-def table(columns: Sequence[str], rows: list[dict]) -> bytes:
-    """A CSV file with these columns, of rows that may hold others too."""
-    text = io.StringIO()
-    lines = csv.DictWriter(text, columns, lineterminator="\n", extrasaction="ignore")
-    lines.writeheader()
-    lines.writerows(rows)
-    return text.getvalue().encode()
 
 
 def nodes(apart: dict) -> list[dict]:

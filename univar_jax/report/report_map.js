@@ -77,7 +77,7 @@ function layout(place, source, langOf, langs) {
   const xy = unpacked(place.xy);
   const n = source.length;
   const lang = source.map((g) => langOf[g]);
-  const found = { xy, hulls: place.hulls, grid: gridOf(xy, n) };
+  const found = { xy, hulls: place.hulls, arrows: place.arrows || [], grid: gridOf(xy, n) };
   return Object.assign(found, { centres: means(xy, source, langOf.length), homes: means(xy, lang, langs) });
 }
 
@@ -132,6 +132,7 @@ class Picture {
     ctx.putImageData(this.image, 0, 0);
     if (state.hulls && state.alone < 0) this.hulls(state, ratio);
     if (state.centres) this.centres(state, ratio);
+    if (state.arrows) this.arrows(state, ratio);
   }
 
   points(state, ratio) {
@@ -173,6 +174,41 @@ class Picture {
       ctx.stroke();
     }
     ctx.setLineDash([]);
+  }
+
+  // From before to after, dark with a light rim so that they stand out on any colour; dotted is what noise would do.
+  arrows(state, ratio) {
+    const { ctx, data } = this;
+    const [ink, rim] = [dark.matches ? "#fff" : "#000", `rgb(${this.paper})`];
+    const alone = state.alone < 0 ? null : data.sources[state.alone].name;
+    const size = (Math.min(this.canvas.width, this.canvas.height) * 0.92 * state.view.zoom) / FULL;
+    ctx.lineCap = ctx.lineJoin = "round";
+    for (const { before, after, ends, ellipse } of state.map.arrows) {
+      if (alone && alone !== before && alone !== after) continue;
+      const [[x, y], [u, v]] = [this.to(state.view, ends[0], ends[1]), this.to(state.view, ends[2], ends[3])];
+      ctx.beginPath(); // the map's y goes up, the canvas's down
+      ctx.ellipse(x, y, (ellipse[0] / 2) * size, (ellipse[1] / 2) * size, (-ellipse[2] * Math.PI) / 180, 0, 7);
+      ctx.strokeStyle = ink;
+      ctx.lineWidth = 1.3 * ratio;
+      ctx.setLineDash([1, 4 * ratio]);
+      ctx.stroke();
+      ctx.setLineDash([]);
+      const [turn, head] = [Math.atan2(v - y, u - x), Math.min(11 * ratio, 0.6 * Math.hypot(u - x, v - y))];
+      ctx.beginPath();
+      ctx.moveTo(x, y);
+      ctx.lineTo(u, v);
+      for (const side of [-0.45, 0.45]) {
+        ctx.moveTo(u - head * Math.cos(turn + side), v - head * Math.sin(turn + side));
+        ctx.lineTo(u, v);
+      }
+      for (const [colour, wide] of [[rim, 5.5], [ink, 2.4]]) {
+        ctx.strokeStyle = colour;
+        ctx.lineWidth = wide * ratio;
+        ctx.stroke();
+      }
+    }
+    ctx.lineCap = "butt";
+    ctx.lineJoin = "miter";
   }
 
   centres(state, ratio) {

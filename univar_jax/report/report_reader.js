@@ -25,7 +25,7 @@ function valueMap(data) {
   const maps = {};
   for (const name of Object.keys(data.maps)) maps[name] = layout(data.maps[name], source, langOf, langs.length);
   const home = () => ({ x: 0.5, y: 0.5, zoom: 1 });
-  const state = { view: home(), alone: -1, words: "", hulls: true, centres: true, source, all: true };
+  const state = { view: home(), alone: -1, words: "", hulls: true, centres: true, arrows: true, source, all: true };
   state.on = new Uint8Array(data.rows).fill(1);
   const picture = new Picture(canvas, data, langs, langOf);
   // Of each point the place of its text, or -1.
@@ -147,9 +147,21 @@ function valueMap(data) {
   };
   byId("map-hulls").onchange = (event) => redraw((state.hulls = event.target.checked));
   byId("map-centres").onchange = (event) => redraw((state.centres = event.target.checked));
+  if (byId("map-arrows")) byId("map-arrows").onchange = (event) => redraw((state.arrows = event.target.checked));
   byId("map-in").onclick = () => zoom(1.4);
   byId("map-out").onclick = () => zoom(1 / 1.4);
   byId("map-reset").onclick = reset;
+  const near = () => {
+    const x = state.map.arrows.flatMap(({ ends }) => [ends[0], ends[2]]);
+    const y = state.map.arrows.flatMap(({ ends }) => [ends[1], ends[3]]);
+    const wide = Math.max(...state.map.arrows.map(({ ellipse }) => ellipse[0]));
+    const [left, right, low, high] = [Math.min(...x), Math.max(...x), Math.min(...y), Math.max(...y)];
+    const zoom = FULL / (1.3 * (Math.max(right - left, high - low) + wide));
+    state.view = { x: (left + right) / 2 / FULL, y: (low + high) / 2 / FULL, zoom: Math.min(60, Math.max(0.5, zoom)) };
+    hide();
+    redraw();
+  };
+  if (byId("map-near")) byId("map-near").onclick = near;
   const pick = () => {
     state.map = maps[document.querySelector("input[name=which]:checked").value];
     reset();

@@ -1,16 +1,7 @@
 """transfer.json as a screen and as a report: one page that needs no network and runs no script."""
 
-import base64
-import json
-import pathlib
-
-import jinja2
-import markupsafe
-
-from univar_jax.report import drawings
+from univar_jax.report import drawings, sheet
 from univar_jax.statistics import moves
-
-_HERE = pathlib.Path(__file__).parent
 
 
 def report(found: dict) -> dict[str, bytes]:
@@ -22,24 +13,8 @@ def report(found: dict) -> dict[str, bytes]:
     files = {}
     if found["values"] and found["values"]["energy"]:
         files["transfer.png"] = drawings.moved(found["values"], found["sources"])
-    files["report.html"] = render(found, files.get("transfer.png", b"")).encode()
-    text = json.dumps(found, indent=2, sort_keys=True, allow_nan=False, ensure_ascii=False)
-    return files | {"transfer.json": text.encode() + b"\n"}
-
-
-def render(found: dict, picture: bytes) -> str:
-    """The page."""
-    # Escaping on: names of sources and models come from anywhere and may hold HTML.
-    rules = {"autoescape": True, "undefined": jinja2.StrictUndefined, "trim_blocks": True, "lstrip_blocks": True}
-    environment = jinja2.Environment(**rules, loader=jinja2.FileSystemLoader(_HERE))
-    return environment.get_template("transfer.html.j2").render(
-        t=found,
-        sentence=sentence,
-        told=told,
-        holds=holds,
-        picture=base64.b64encode(picture).decode(),
-        style=markupsafe.Markup((_HERE / "report.css").read_text(encoding="utf-8")),
-    )
+    files["report.html"] = sheet.page("transfer.html.j2", found, files, sentence=sentence, told=told, holds=holds)
+    return files | {"transfer.json": sheet.json_of(found)}
 
 
 def say(found: dict) -> None:

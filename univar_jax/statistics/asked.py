@@ -1,13 +1,10 @@
 """Which sources are compared: two named by flags, pairs in a file, or each persona with its model without one."""
 
-import csv
-import io
-
 import numpy as np
-from etils import epath
 
 from univar_jax import cli
 from univar_jax.cli import UserError
+from univar_jax.statistics import matrix
 
 Pair = tuple[str, str]
 Named = tuple[Pair, str]  # and where it is named
@@ -42,22 +39,14 @@ def named(before: str, after: str, pairs: str, bounds: str) -> list[Named]:
 
 
 def _pairs_file(file: str) -> list[Named]:
-    path, where = epath.Path(file).expanduser(), f"--pairs={file}"
-    if not path.exists() or path.is_dir():
-        raise UserError(f"{where}: no such file; give a CSV with the columns before and after")
-    try:
-        lines = list(csv.reader(io.StringIO(path.read_bytes().decode("utf-8-sig"), newline=""), strict=True))
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise UserError(f"{where}: not a CSV in UTF-8 ({error}); save it so") from error
-    header, *rows = [[cell.strip() for cell in line] for line in lines if line] or [[]]
+    where = f"--pairs={file}"
+    header, rows, _ = matrix.table(file, "pairs")
     missing = [name for name in ("before", "after") if name not in header]
     if missing:
         raise UserError(f"{where}: no column {', '.join(missing)} (there: {', '.join(header) or 'none'}); name both so")
     found = []
     for number, row in enumerate(rows, 1):
-        if len(row) != len(header):
-            raise UserError(f"{file} row {number}: {len(row)} values for {len(header)} columns; quote commas")
-        pair = tuple(row[header.index(name)] for name in ("before", "after"))
+        pair = tuple(row[header.index(name)].strip() for name in ("before", "after"))
         if not all(pair):
             raise UserError(f"{file} row {number}: {'after' if pair[0] else 'before'} is empty; name a source")
         found.append((pair, f"{file} row {number}"))

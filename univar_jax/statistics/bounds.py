@@ -27,10 +27,11 @@ from collections.abc import Iterable, Sequence
 import yaml
 from etils import epath
 
-from univar_jax import cli
+from univar_jax import cli, files
 from univar_jax.cli import UserError
 from univar_jax.statistics import nearest
 
+CURE = "give a YAML file of bounds by tier"
 TIERS = ("global", "organisation", "user")
 _WHO, _ABOUT, _LIMITS = ("source", "persona"), ("owner", "reason", "date"), ("distance", "values")
 _LARGEST = 2.0  # of a cosine distance
@@ -70,11 +71,9 @@ def read(file: str) -> list[Bound]:
       UserError: with file and line: not YAML, an unknown key (with near spellings), a key or bound that stands twice,
         a limit that is no number from 0 to 2, an owner, reason, date or limit that is missing.
     """
-    path = epath.Path(file).expanduser()
-    if not path.exists() or path.is_dir():
-        raise UserError(f"--bounds={file}: no such file; give a YAML file of bounds by tier")
+    data = files.given(file, "bounds", CURE)
     try:
-        root = yaml.compose(path.read_bytes(), Loader=yaml.SafeLoader)
+        root = yaml.compose(data, Loader=yaml.SafeLoader)
     except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
         mark = getattr(error, "problem_mark", None)
         where = f"{file} line {mark.line + 1}" if mark else file
@@ -175,28 +174,39 @@ def _is_glob(pattern: str) -> bool:
     return any(letter in pattern for letter in "*?[")
 
 
-def check(file: str, bounds: Sequence[Bound], sources: dict[str, str], values: Iterable[str], notes: list[str]) -> None:
+def check(
+    file: str,
+    bounds: Sequence[Bound],
+    sources: dict[str, str],
+    there: dict[str, str],
+    values: Iterable[str],
+    notes: list[str],
+) -> None:
     """Raises where a bound names a source, persona or value that is not there; a glob without any is noted.
+
+    So is a name of the embeddings' that is not compared this time: one file of bounds may serve many releases.
 
     Args:
       file: of the bounds, to be named.
       bounds: its entries.
       sources: those that are compared → their persona, "" for none.
+      there: the same of all sources of the embeddings.
       values: names in the column `value`.
       notes: for what the reader should know; appended to.
     """
     values = list(values)
     for bound in bounds:
-        names = list(sources) if bound.kind == "source" else sorted(set(sources.values()) - {""})
-        wanted = [(bound.kind, bound.pattern, names)] + [("value", v, values) for v in bound.limits if v]
-        for kind, pattern, there in wanted:
-            if any(_matches(pattern, name) for name in there):
+        compared, known = (
+            list(of) if bound.kind == "source" else sorted(set(of.values()) - {""}) for of in (sources, there)
+        )
+        wanted = [(bound.kind, bound.pattern, compared, known)]
+        wanted += [("value", value, values, values) for value in bound.limits if value]
+        for kind, pattern, names, known in wanted:
+            if any(_matches(pattern, name) for name in names):
                 continue
             where = f"{epath.Path(file).name} line {bound.line}: {kind} {pattern}"
-            if not _is_glob(pattern):
-                raise UserError(
-                    f"{where} is not among what is compared, so nothing is checked; {cli.near(pattern, there)}"
-                )
+            if not _is_glob(pattern) and pattern not in known:
+                raise UserError(f"{where} is not in --embeddings, so nothing is checked; {cli.near(pattern, known)}")
             notes.append(f"{where} matches none that is compared.")
     free = [s for s, persona in sources.items() if not any(_applies(b, s, persona) for b in bounds)]
     if bounds and free:

@@ -16,7 +16,7 @@ from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 
 import numpy as np
-from scipy.special import ndtr
+from scipy.special import ndtr, ndtri
 
 from univar_jax.cli import UserError
 from univar_jax.statistics import resamples
@@ -35,11 +35,10 @@ Array = np.ndarray
 
 @functools.cache
 def _learner() -> Callable[[Array, float], Array]:
-    try:
-        from causallearn.search.ConstraintBased.PC import pc as learn
-        from causallearn.utils import cit
-    except ImportError as error:
-        raise UserError(f"graph needs causal-learn ({error}); pip install 'univar_jax[graph]'") from error
+    from causallearn.search.ConstraintBased.PC import (
+        pc as learn,  # takes seconds, and the pool's processes need it alone
+    )
+    from causallearn.utils import cit
 
     class Known(cit.FisherZ):
         """Fisher's z with scipy's distribution function itself, without the checks around it."""
@@ -72,9 +71,6 @@ def pc(x_nv: Array, alpha: float) -> Array:
     Args:
       x_nv: float [n, v], no column constant or a weighted sum of others, n of at least v + 2.
       alpha: an edge stays where independence is refused at this p.
-
-    Raises:
-      UserError: causal-learn is not installed.
     """
     return _learner()(np.ascontiguousarray(x_nv), alpha)
 
@@ -173,6 +169,15 @@ def unrelated(x_nv: Array, units_n: Array, alpha: float, seed: int) -> list[int]
         graph_vv = pc(drawn_nv, alpha)
         found.append(int((graph_vv | graph_vv.T).sum()) // 2)
     return found
+
+
+def of_unrelated(alpha: float) -> float:
+    """In what share of the resamples Fisher's z joins an unrelated pair of independent rows, before PC looks further.
+
+    A resample repeats rows: its correlation has the noise of the rows and once more as much of its own, but is tested
+    as if it had the one alone. By the same count a pair just at alpha is joined in half of the resamples.
+    """
+    return float(2 * ndtr(ndtri(alpha / 2) / math.sqrt(2)))
 
 
 def reach(graph_vv: Array) -> Array:

@@ -2,7 +2,7 @@
 
 import collections
 import itertools
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
@@ -45,19 +45,49 @@ def between(
       A pair each: a, b, unit, shared (questions), distance (the mean over them), most and least (QUOTED questions
       each, or fewer so that none is on both lists), by_value and by_dataset (mean distance and questions).
     """
-    rows_s = {name: np.flatnonzero(columns["source"] == name) for pair in wanted for name in pair}
-    means = [{name: _means(z_nd, rows, cells_n) for name, rows in rows_s.items()} for _, cells_n in units]
     out = []
-    for pair in wanted:
-        found = {"a": pair[0], "b": pair[1], "unit": None, "shared": 0, "distance": None}
-        for (unit, _), means_s in zip(units, means, strict=True):
-            both = sorted(means_s[pair[0]].keys() & means_s[pair[1]].keys())
-            if both:
-                a, b = ([means_s[name][cell] for cell in both] for name in pair)
-                found |= {"unit": unit, "shared": len(both)} | _ranked(columns, a, b)
-                break
-        out.append({"most": [], "least": [], "by_value": {}, "by_dataset": {}} | found)
+    for pair, unit, a, b in _shared(z_nd, columns["source"], units, wanted):
+        found = {"a": pair[0], "b": pair[1], "unit": unit, "shared": len(a), "distance": None}
+        found |= _ranked(columns, a, b) if a else {"most": [], "least": [], "by_value": {}, "by_dataset": {}}
+        out.append(found)
     return out
+
+
+def each(
+    z_nd: np.ndarray,
+    columns: dict[str, np.ndarray],
+    units: Sequence[tuple[str, np.ndarray]],
+    wanted: Sequence[tuple[str, str]],
+) -> list[dict]:
+    """Every question that `between` ranks, args as there, in the order of the questions.
+
+    Returns:
+      before, after (the pair's), dataset, question_id, question and value of before's first answer, and distance.
+    """
+    out = []
+    for pair, _, a, b in _shared(z_nd, columns["source"], units, wanted):
+        for (_, row), far in zip(a, _distances(a, b), strict=True):
+            about = {name: columns[name][row] for name in ("dataset", "question_id", "question", "value")}
+            out.append({"before": pair[0], "after": pair[1]} | about | {"distance": round(float(far), 4)})
+    return out
+
+
+_Means = list[tuple[np.ndarray, int]]  # of each question the mean vector of a source's answers, and the first one's row
+
+
+def _shared(
+    z_nd: np.ndarray, source_n: np.ndarray, units: Sequence[tuple[str, np.ndarray]], wanted: Sequence[tuple[str, str]]
+) -> Iterator[tuple[tuple[str, str], str | None, _Means, _Means]]:
+    """Of each pair the unit in which both have answers, None where there is none, and either's means, in one order."""
+    rows_s = {name: np.flatnonzero(source_n == name) for pair in wanted for name in pair}
+    means = [{name: _means(z_nd, rows, cells_n) for name, rows in rows_s.items()} for _, cells_n in units]
+    for pair in wanted:
+        for (unit, _), means_s in zip(units, means, strict=True):
+            if both := sorted(means_s[pair[0]].keys() & means_s[pair[1]].keys()):
+                yield pair, unit, *([means_s[name][cell] for cell in both] for name in pair)
+                break
+        else:
+            yield pair, None, [], []
 
 
 def _means(z_nd: np.ndarray, rows: np.ndarray, cells_n: np.ndarray) -> dict[str, tuple[np.ndarray, int]]:
@@ -69,8 +99,12 @@ def _means(z_nd: np.ndarray, rows: np.ndarray, cells_n: np.ndarray) -> dict[str,
     return {cell: (mean_cd[c], int(rows[first_c[c]])) for c, cell in enumerate(cells)}
 
 
-def _ranked(columns: dict[str, np.ndarray], a: list[tuple[np.ndarray, int]], b: list[tuple[np.ndarray, int]]) -> dict:
-    far_q = np.array([1 - float(x @ y) for (x, _), (y, _) in zip(a, b, strict=True)])
+def _distances(a: _Means, b: _Means) -> np.ndarray:
+    return np.array([1 - float(x @ y) for (x, _), (y, _) in zip(a, b, strict=True)])
+
+
+def _ranked(columns: dict[str, np.ndarray], a: _Means, b: _Means) -> dict:
+    far_q = _distances(a, b)
     order = np.argsort(-far_q, kind="stable")
     most, least = min(QUOTED, (len(order) + 1) // 2), min(QUOTED, len(order) // 2)
 

@@ -6,14 +6,13 @@ most cells are numbers. Every column after that is a value's.
 
 import csv
 import dataclasses
-import difflib
 import hashlib
 import io
 from collections.abc import Collection, Sequence
 
 import numpy as np
-from etils import epath
 
+from univar_jax import cli, files
 from univar_jax.cli import UserError
 
 # Columns that say whose answers a row sums up. Of the first half the first one that is there is the role: rows of one
@@ -72,35 +71,41 @@ class Matrix:
 
 
 def check_names(where: str, names: Collection[str], there: Collection[str]) -> None:
-    """Raises UserError for a name that is not there, with the near spellings or, where there are none, all names."""
+    """Raises UserError for a name that is not there, with the near spellings."""
     for name in names:
         if name not in there:
-            near = difflib.get_close_matches(name, list(there), n=3, cutoff=0.5)
-            near = near or [word for word in there if word.lower() == name.lower()]
-            told = f"near spellings: {', '.join(near)}" if near else f"there are {', '.join(there) or 'none'}"
-            raise UserError(f"{where}: {name!r} is not there; {told}")
+            raise UserError(f"{where}: {name!r} is not there; {cli.near(name, there)}")
 
 
 def table(file: str, flag: str) -> tuple[list[str], list[list[str]], str]:
     """A CSV's header, its rows, all of equal length, and the sha256 of its bytes.
 
     Raises:
-      UserError: no file; not UTF-8; an unclosed quote; a name that is empty or stands twice; a row of another length.
+      UserError: no file; as `cells`.
     """
-    path = epath.Path(file).expanduser()
-    if not path.exists() or path.is_dir():
-        raise UserError(f"--{flag}={file}: no such file; give a CSV")
-    data = path.read_bytes()
+    data = files.given(file, flag, "give a CSV")
+    return *cells(file, data), hashlib.sha256(data).hexdigest()
+
+
+def cells(file: str, data: bytes) -> tuple[list[str], list[list[str]]]:
+    """A CSV's header and its rows, all of equal length.
+
+    Raises:
+      UserError: not UTF-8; an unclosed quote; nothing in it; a name that is empty or stands twice; a row of another
+        length.
+    """
     try:
-        content = data.decode("utf-8-sig")
-        rows = [row for row in csv.reader(io.StringIO(content, newline=""), strict=True) if row]
+        lines = csv.reader(io.StringIO(data.decode("utf-8-sig"), newline=""), strict=True)
+        rows = [row for row in lines if row]
     except UnicodeDecodeError as error:
         raise UserError(f"{file}: not UTF-8 (byte {error.start}); save the file as UTF-8") from error
     except csv.Error as error:
-        raise UserError(f"{file}: not a whole CSV ({error}); mend its quotes") from error
-    header = [name.strip() for name in rows[0]] if rows else []
+        raise UserError(f"{file} line {lines.line_num}: not a whole CSV ({error}); mend its quotes") from error
+    if not rows:
+        raise UserError(f"{file}: nothing in it; give a CSV with a header")
+    header = [name.strip() for name in rows[0]]
     twice = sorted({name for name in header if header.count(name) > 1})
-    if twice or "" in header or not header:
+    if twice or "" in header:
         what = f"column {twice[0]!r} stands twice" if twice else "a column has no name"
         raise UserError(f"{file}: {what}; every column needs a name of its own")
     for number, row in enumerate(rows[1:], 1):
@@ -108,7 +113,7 @@ def table(file: str, flag: str) -> tuple[list[str], list[list[str]], str]:
             raise UserError(
                 f"{file} row {number}: {len(row)} values for {len(header)} columns; quote those with commas"
             )
-    return header, rows[1:], hashlib.sha256(data).hexdigest()
+    return header, rows[1:]
 
 
 def read(file: str, flag: str, drop: Collection[str] = (), unit: str = "") -> Matrix:
@@ -186,6 +191,17 @@ def check_for_graph(scores: Matrix) -> None:
     if found := collinear(scores):
         told = ", ".join(f"{name} (from {', '.join(of)})" for name, of in found.items())
         raise UserError(f"{scores.file}: collinear: {told}; keep one of each, --drop={','.join(found)}")
+
+
+def odd_columns(scores: Matrix) -> list[str]:
+    """A note on columns that look like an id rather than scores: whole numbers, all of them different."""
+    odd = [
+        name
+        for name, x_n in zip(scores.values, scores.x_nv.T, strict=True)
+        if len(x_n) > 10 and len(set(x_n)) == len(x_n) and (x_n == np.rint(x_n)).all()
+    ]
+    cure = f"if it is an id, leave it out with --drop={','.join(odd)}, or name it with --unit"
+    return [f"{', '.join(odd)}: a different whole number in each row, taken for scores; {cure}."] if odd else []
 
 
 def collinear(scores: Matrix) -> dict[str, list[str]]:

@@ -4,9 +4,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from univar_jax import qa
 from univar_jax.cli import UserError
-from univar_jax.embeddings import Encoder
+from univar_jax.embeddings import Encoder, about_values
 
 
 def one_kind(reference: Encoder, mine: Encoder, notes: list[str]) -> tuple[Encoder, Encoder, str]:
@@ -18,10 +17,7 @@ def one_kind(reference: Encoder, mine: Encoder, notes: list[str]) -> tuple[Encod
     Raises:
       UserError: the reference has no row of that kind.
     """
-    about = [
-        qa.value_relevant(qa.Answers({"value_relevant": e.columns["value_relevant"].tolist()}, 0, []))
-        for e in (reference, mine)
-    ]
+    about = [about_values(encoder.columns) for encoder in (reference, mine)]
     kind, keep = ("values", about) if about[1].any() else ("control", [~about_n for about_n in about])
     if not keep[0].any():
         raise UserError(f"--embeddings: no {kind} rows, of which mine are; embed a reference with answers of that kind")

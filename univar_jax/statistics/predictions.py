@@ -18,16 +18,14 @@ Items that not every model predicted are left out and counted.
 """
 
 import collections
-import csv
 import dataclasses
-import difflib
-import io
 from collections.abc import Sequence
 
 import numpy as np
-from etils import epath
 
+from univar_jax import cli, files
 from univar_jax.cli import UserError
+from univar_jax.statistics import matrix
 
 ROLES = ("weak", "student", "ceiling")
 SOFT, HARD = "soft vote", "hard vote"
@@ -105,10 +103,7 @@ def read(file: str, data: bytes) -> Table:
 
 def content(file: str) -> bytes:
     """A file's bytes."""
-    path = epath.Path(file).expanduser()
-    if not path.exists() or path.is_dir():
-        raise UserError(f"--predictions={file}: no such file; give a CSV with the columns {', '.join(_NEEDED)}")
-    return path.read_bytes()
+    return files.given(file, "predictions", f"give a CSV with the columns {', '.join(_NEEDED)}")
 
 
 def vote(said: Sequence[Predicted], how: str) -> tuple[Predicted, int]:
@@ -139,38 +134,20 @@ def vote(said: Sequence[Predicted], how: str) -> tuple[Predicted, int]:
     return Predicted(chosen_m, None), int((most_mc.sum(1) > 1).sum())
 
 
-def near(word: str, known: Sequence[str]) -> str:
-    """The known words nearest to one that is unknown, or all where none is near, for an error's end."""
-    found = difflib.get_close_matches(word, known, n=3, cutoff=0.5) or sorted(known)
-    more = f" and {len(found) - 20} more" if len(found) > 20 else ""
-    return ", ".join(found[:20]) + more
-
-
 def _rows(file: str, data: bytes) -> list[Row]:
-    try:
-        lines = csv.reader(io.StringIO(data.decode("utf-8-sig"), newline=""), strict=True)
-        header = [name.strip() for name in next(lines, [])]
-        missing = [name for name in _NEEDED if name not in header]
-        unknown = [name for name in header if name not in _KNOWN and not name.startswith("p_")]
-        if missing:
-            raise UserError(f"{file}: no column {', '.join(missing)} (there: {', '.join(header) or 'none'})")
-        if unknown or len(set(header)) < len(header):
-            odd = unknown[0] if unknown else next(name for name in header if header.count(name) > 1)
-            raise UserError(f"{file}: column {odd!r} is unknown or stands twice; known: {', '.join(_KNOWN)}, p_CLASS")
-        rows = []
-        for number, values in enumerate(filter(None, lines), 1):
-            if len(values) != len(header):
-                raise UserError(f"{file} row {number}: {len(values)} values for {len(header)} columns")
-            rows.append({"group": "", "seed": "", "taught_by": ""} | dict(zip(header, values, strict=True)))
-            empty = [name for name in _NEEDED if not rows[-1][name].strip()]
-            if empty:
-                raise UserError(f"{file} row {number}: {empty[0]} is empty; fill it or delete the row")
-            if rows[-1]["role"] not in ROLES:
-                raise UserError(f"{file} row {number}: role={rows[-1]['role']!r}; use {', '.join(ROLES)}")
-    except UnicodeDecodeError as error:
-        raise UserError(f"{file}: not UTF-8 (byte {error.start}); save the file as UTF-8") from error
-    except csv.Error as error:
-        raise UserError(f"{file} line {lines.line_num}: {error}; quote values that hold commas or quotes") from error
+    header, lines = matrix.cells(file, data)
+    if missing := [name for name in _NEEDED if name not in header]:
+        raise UserError(f"{file}: no column {', '.join(missing)} (there: {', '.join(header)}); name them so")
+    if unknown := [name for name in header if name not in _KNOWN and not name.startswith("p_")]:
+        cure = f"known are {', '.join(_KNOWN)}, p_CLASS"
+        raise UserError(f"{file}: column {unknown[0]!r} is unknown; {cure}")
+    rows = []
+    for number, values in enumerate(lines, 1):
+        rows.append({"group": "", "seed": "", "taught_by": ""} | dict(zip(header, values, strict=True)))
+        if empty := [name for name in _NEEDED if not rows[-1][name].strip()]:
+            raise UserError(f"{file} row {number}: {empty[0]} is empty; fill it or delete the row")
+        if rows[-1]["role"] not in ROLES:
+            raise UserError(f"{file} row {number}: role={rows[-1]['role']!r}; use {', '.join(ROLES)}")
     if not rows:
         raise UserError(f"{file}: 0 rows; give one a prediction")
     return rows
@@ -186,7 +163,7 @@ def _taught_by(where: str, row: Row, weak: list[str]) -> str:
         return ""
     given = row["taught_by"] or (weak[0] if len(weak) == 1 else "")
     if given not in (*weak, SOFT, HARD):
-        raise UserError(f"{where}: taught_by={given!r} is no weak model; nearest: {near(given, [*weak, SOFT, HARD])}")
+        raise UserError(f"{where}: taught_by={given!r} is no weak model; {cli.near(given, [*weak, SOFT, HARD])}")
     return given
 
 

@@ -131,8 +131,8 @@ def _toward(
 ) -> list[dict]:
     """How much nearer after is than before was to each other source of its language, the nearest first.
 
-    Cosine distances of mean directions over questions that all three answered; the two share their resamples of
-    question groups, so that the interval is a paired one.
+    Cosine distances of mean directions (`_far`) over questions that all three answered; the two share their resamples
+    of question groups, so that the interval is a paired one.
     """
     cell_n, lang = dict(table.units)[drawn.unit], table.lang_n[drawn.rows[-1]]
     names = sorted(set(table.source_n[(table.lang_n == lang) & about_n]) - set(pair))
@@ -148,10 +148,8 @@ def _toward(
         times_rg = _times(table.seed, resamples.TOWARD, stream(number, i), len(groups))
         times_rg = np.concatenate([np.ones((1, len(groups))), times_rg])  # the first is no resample
         codes = np.split(code_n, np.cumsum([len(side) for side in sides])[:2])
-        a_rd, b_rd, to_rd = (
-            times_rg @ _summed(table.z_nd[side], code, len(groups)) for side, code in zip(sides, codes, strict=True)
-        )
-        from_r, now_r = (1 - _cosine(x_rd, to_rd) for x_rd in (a_rd, b_rd))
+        a, b, to = (_summed(table.z_nd[side], code, len(groups)) for side, code in zip(sides, codes, strict=True))
+        from_r, now_r = (_far(times_rg, x, to) for x in (a, b))
         change_r = now_r - from_r
         lo, hi = nearest.interval(change_r[1:], len(groups))
         verdict = "toward" if hi < 0 else "away" if lo > 0 else "not shown"
@@ -160,15 +158,27 @@ def _toward(
     return sorted(out, key=lambda row: (row["change"], row["source"]))
 
 
-def _summed(z_nd: np.ndarray, code_n: np.ndarray, groups: int) -> np.ndarray:
+def _summed(z_nd: np.ndarray, code_n: np.ndarray, groups: int) -> tuple[np.ndarray, np.ndarray]:
+    """Of each group the sum of its rows, [g, d], and their number, [g]."""
     total_gd = np.zeros((groups, z_nd.shape[1]))
     np.add.at(total_gd, code_n, z_nd)
-    return total_gd
+    return total_gd, np.bincount(code_n, minlength=groups)
 
 
-def _cosine(x_rd: np.ndarray, y_rd: np.ndarray) -> np.ndarray:
-    size_r = np.linalg.norm(x_rd, axis=1) * np.linalg.norm(y_rd, axis=1)
-    return (x_rd * y_rd).sum(1) / np.maximum(size_r, 1e-12)
+def _far(times_rg: np.ndarray, x: tuple[np.ndarray, np.ndarray], y: tuple[np.ndarray, np.ndarray]) -> np.ndarray:
+    """1 - cos of mean directions in each resample, [r], over pairs of rows of different groups as in `moves`.
+
+    A mean's own noise lengthens it, and the more so the fewer its rows: with it in, whoever has fewer answers than
+    before would seem to have moved away from all others.
+    """
+
+    def mean(u: tuple[np.ndarray, np.ndarray], v: tuple[np.ndarray, np.ndarray]) -> np.ndarray:
+        (u_gd, n_g), (v_gd, m_g) = u, v
+        total_r = ((times_rg @ u_gd) * (times_rg @ v_gd)).sum(1) - times_rg**2 @ (u_gd * v_gd).sum(1)
+        return total_r / np.maximum((times_rg @ n_g) * (times_rg @ m_g) - times_rg**2 @ (n_g * m_g), 1)
+
+    size_r = np.sqrt(np.maximum(mean(x, x), 0) * np.maximum(mean(y, y), 0))
+    return 1 - np.divide(mean(x, y), size_r, out=np.zeros_like(size_r), where=size_r > 1e-9)
 
 
 def _round(x: float) -> float:

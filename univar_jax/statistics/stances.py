@@ -9,10 +9,7 @@ the middle.
 """
 
 import collections
-import csv
-import io
 import re
-from collections.abc import Sequence
 
 import numpy as np
 
@@ -59,10 +56,10 @@ def scale_of(question: str, cell: str = "") -> tuple[int, int]:
     """
     direction = -1 if _FALLING.search(question) else 1
     if cell.strip():
-        points = int(float(cell))
-        if not 2 <= points <= 11 or points != float(cell):
+        points = float(cell)
+        if points not in range(2, 12):
             raise ValueError(f"scale={cell!r}")
-        return points, direction
+        return int(points), direction
     found = _SCALE.search(question)
     points = int(found[1] or found[2]) if found else 0
     # Fewer than four are not a scale: "in 1 to 2 sentences".
@@ -197,21 +194,3 @@ def cells(
                 one["ci"] = resamples.interval(says_n[known], groups_n[known], seed)
             out.append(one)
     return out
-
-
-def matrix_csv(scored: Sequence[dict], values: Sequence[str]) -> bytes:
-    """scores.csv: IDS, then a column a value, empty where there is no score."""
-    rows: dict[tuple, dict] = collections.defaultdict(dict)
-    for one in scored:
-        rows[tuple(one[name] for name in IDS)][one["value"]] = one["score"]
-    made = [dict(zip(IDS, key, strict=True)) | found for key, found in rows.items()]
-    return as_csv(made, [*IDS, *values])
-
-
-def as_csv(rows: Sequence[dict], header: Sequence[str]) -> bytes:
-    """A CSV; None and what a row lacks are empty cells."""
-    text = io.StringIO()
-    lines = csv.DictWriter(text, header, extrasaction="ignore", lineterminator="\n")
-    lines.writeheader()
-    lines.writerows(rows)
-    return text.getvalue().encode()
