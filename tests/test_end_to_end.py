@@ -76,7 +76,7 @@ def test_scores_are_of_held_out_questions_of_the_english_sources(quickstart):
     held = [row for row in pq.read_table(out / "trained.parquet").to_pylist() if row["split"] == "heldout"]
     assert metrics["n_scored"] == sum(row["lang"] == "eng" for row in held)
     assert metrics["sources"] == 3 and metrics["chance"] == pytest.approx(1 / 3)
-    assert metrics["control"]["n"] == 180 and len(metrics["encoders"]) == 2 and len(metrics["paired"]) == 1
+    assert metrics["control"]["n"] == 204 and len(metrics["encoders"]) == 2 and len(metrics["paired"]) == 1
     assert metrics["groups"] == len({row["question_id"] for row in held if row["lang"] == "eng"})
 
 

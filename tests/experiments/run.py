@@ -76,8 +76,11 @@ class Run:
         return f"{size}-{views}-s{seed}-{corpora}"
 
 
-# The plan: what the two choices do at lambda1, then longer views, then seeds of the two best.
+# The plan: what the two choices do at lambda1, then seeds of the two best, from one corpus alone to another, and longer
+# views.
 PLAN = [f"lambda1-{same}-{views}-s0" for same in ("keep", "mask") for views in ("free", "apart")]
+PLAN += [f"lambda1-{same}-free-s{seed}" for seed in (1, 2) for same in ("keep", "mask")]
+PLAN += ["lambda1-mask-free-s0-pct", "lambda5-mask-free-s0"]
 
 
 def stage(log: Path, name: str, *words: str) -> None:
