@@ -199,12 +199,8 @@ def test_training_rows_and_control_alone_are_told(tmp_path):
 
 
 def test_the_command_line_passes_the_exit_code_on(tmp_path):
-    script = (
-        "import sys; from univar_jax import cli; sys.argv = ['x']; cli.run(lambda f: 3)",
-        "import sys; import univar_jax.compare; print([m for m in ('jax', 'torch', 'tensorflow') if m in sys.modules])",
-    )
-    code, light = (subprocess.run([sys.executable, "-c", s], cwd=ROOT, capture_output=True, text=True) for s in script)
-    assert code.returncode == 3 and light.stdout == "[]\n"
+    script = "import sys; from univar_jax import cli; sys.argv = ['x']; cli.run(lambda f: 3)"
+    assert subprocess.run([sys.executable, "-c", script], cwd=ROOT).returncode == 3
     command = f"{sys.executable} -m univar_jax.compare --embeddings={tmp_path}/no.parquet --out=x --before=a --after=b"
     done = subprocess.run(command.split(), cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 2 and done.stdout == ""

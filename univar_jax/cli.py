@@ -83,7 +83,7 @@ def extra(name: str, *later: str) -> Iterator[None]:
     except ModuleNotFoundError as error:
         if (error.name or "").startswith("univar_jax"):
             raise
-        missing = error.name
+        missing = (error.name or "").partition(".")[0]
     if missing:
         _exit(UserError(f"this stage needs the package {missing}; pip install 'univar_jax[{name}]'"))
 
