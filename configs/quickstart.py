@@ -10,7 +10,7 @@ def get_config() -> ConfigDict:
     config.seed = 0
     config.pairs = 32
     config.steps = 40
-    config.epochs = 4  # 40 steps of 32 pairs are 1,280 records; an epoch of the sample has about 360
+    config.epochs = 4  # 40 steps of 32 pairs are 1,280 records; an epoch of the sample has 456
     config.lr = 1e-4  # at the paper's 2e-4 so short a run is all warm-up
     config.warmup_steps = 10
     config.log_every_steps = 1
