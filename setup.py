@@ -46,7 +46,7 @@ LOCAL = ["xllamacpp>=2026.10,<2026.11"]
 ELICIT = [
     "openai>=3.57,<4",  # the async client of /chat/completions, kept by those who made that interface
     # Of detectors with wheels for 3.11 and no network at run time the smallest that errs least: 4.5 MB and numpy, 139
-    # languages; of 1,590 texts of the sample it calls none wrong at .9, where lingua (96 MB, 0.9 GB of memory) calls 1.
+    # languages; of 1,590 texts of an earlier sample it calls none wrong at .9, where lingua (96 MB, 0.9 GB) calls 1.
     "py3langid~=0.4.0",
     "langcodes~=3.5",  # its ISO 639-1 codes as ISO 639-3, and which languages are members of which; no data package
 ]

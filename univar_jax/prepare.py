@@ -62,8 +62,7 @@ def prepare(
     if runner:
         pipeline.check(runner, out)
     tokenizer, facts = _encoder(encoder, config.max_tokens)
-    answers = qa.read(qa_paths)
-    answers, counts = _taken(answers, lang, include_control)
+    answers, counts = _taken(qa.read(qa_paths), lang, include_control)
     splits, rows, kept = _split(answers, config)
     settings = {key: config[key] for key in configs.PREPARE_KEYS}
     manifest = {"law": LAW_VERSION, **facts, "config": settings, "qa": counts, **kept}
